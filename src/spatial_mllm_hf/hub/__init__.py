@@ -1,0 +1,1 @@
+"""Checkpoint folders as they stand on the Hub."""

@@ -1,0 +1,37 @@
+"""Frames from Qwen2.5-VL's patches: the processor's last two steps undone.
+
+The geometry branch needs frames; the model's inputs hold normalised patches. Cutting into patches loses nothing, so
+the frames are put back together here and no input is added to Qwen2.5-VL's.
+
+Shapes: T pairs of frames, h x w patches of p x p pixels, m x m patches merged into a token.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+TEMPORAL_PATCH = 2
+
+
+def frames_from_patches(
+    patches: torch.Tensor,
+    grid_thw: Sequence[int],
+    patch_size: int,
+    merge_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> torch.Tensor:
+    """Patches `[T * h * w, 3 * 2 * p * p]` of one clip or image → its frames `[2T, 3, H, W]`, float32 in [0, 1].
+
+    Args:
+        patches: rows in the order of Qwen2.5-VL's processors: merge windows row by row, patches of a window row by row.
+        grid_thw: T, h and w.
+        mean, std: the normalisation that was applied, for each colour channel.
+    """
+    T, h, w = (int(size) for size in grid_thw)
+    m, p = merge_size, patch_size
+    x = patches.float().view(T, h // m, w // m, m, m, 3, TEMPORAL_PATCH, p, p)
+    x = x.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(T * TEMPORAL_PATCH, 3, h * p, w * p)
+    mean_map = torch.tensor(list(mean), device=x.device).view(3, 1, 1)
+    std_map = torch.tensor(list(std), device=x.device).view(3, 1, 1)
+    return (x * std_map + mean_map).clamp(0, 1)

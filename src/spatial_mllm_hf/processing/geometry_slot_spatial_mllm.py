@@ -1,0 +1,84 @@
+"""Where a processor keeps the model that gives it geometry: beside its settings, never saved and never copied."""
+
+from typing import Any, Protocol
+
+import torch
+
+
+class GeometryModel(Protocol):
+    """Anything that can tell where the pixels of a scene lie, such as VGGTModel or a whole Spatial-MLLM."""
+
+    def predict_geometry(self, frames: torch.Tensor) -> Any:
+        """Frames `[S, 3, H, W]` in [0, 1] → an object with `points` `[S, H, W, 3]` and `confidence` `[S, H, W]`."""
+
+
+class GeometrySlot:
+    """Holds a geometry model and the name of the checkpoint to load one from.
+
+    A copy or a pickle of the slot is empty but for that name: processors are copied and sent to workers freely, and
+    a model of gigabytes must not travel with them.
+    """
+
+    def __init__(self, checkpoint: str | None = None, hub_options: dict[str, Any] | None = None) -> None:
+        self.model: GeometryModel | None = None
+        self.checkpoint = checkpoint
+        self.hub_options = hub_options or {}
+
+    def __deepcopy__(self, memo: dict) -> "GeometrySlot":
+        return GeometrySlot(self.checkpoint, dict(self.hub_options))
+
+    def __reduce__(self) -> tuple:
+        return GeometrySlot, (self.checkpoint, self.hub_options)
+
+    def bind(self, model: GeometryModel | None) -> None:
+        """Takes a model, or lets go of it with None.
+
+        Raises:
+            ValueError: if it has no `predict_geometry`.
+        """
+        if model is not None and not callable(getattr(model, "predict_geometry", None)):
+            raise ValueError(
+                f"bind_geometry needs an object with predict_geometry(frames), got {type(model).__name__}."
+            )
+        self.model = model
+
+    def require(self) -> GeometryModel:
+        """The model.
+
+        Raises:
+            ValueError: if there is none, with the ways out.
+        """
+        if self.model is None:
+            raise ValueError(
+                'frame_sampling="space_aware" needs geometry, and this processor has none. Either '
+                "processor.bind_geometry(model) with a loaded Spatial-MLLM or VGGT, or "
+                "processor.load_geometry(device=..., dtype=...) to read VGGT's weights out of the checkpoint, or "
+                'frame_sampling="uniform".'
+            )
+        return self.model
+
+    def load(self, device: Any = None, dtype: Any = None) -> GeometryModel:
+        """Reads VGGT out of the checkpoint that the processor came from, and keeps it.
+
+        Raises:
+            ValueError: if the processor was not made by `from_pretrained`.
+        """
+        from transformers import AutoConfig, AutoModel
+
+        if self.checkpoint is None:
+            raise ValueError(
+                "load_geometry needs to know the checkpoint: make the processor with from_pretrained, "
+                "or load a VGGTModel yourself and pass it to bind_geometry."
+            )
+        # Code that came from a repository may fetch its sibling classes from there too.
+        options = {**self.hub_options, "trust_remote_code": __name__.startswith("transformers_modules.")}
+        config = AutoConfig.from_pretrained(self.checkpoint, **options)
+        if getattr(config, "spatial_config", None) is None:  # a public v1.0 checkpoint: VGGT-1B's sizes
+            config = AutoConfig.for_model("spatial-mllm-vggt")
+        else:
+            config = config.spatial_config
+        model = AutoModel.from_pretrained(self.checkpoint, config=config, dtype=dtype or "auto", **options)
+        if device is not None:
+            model = model.to(device)
+        self.bind(model.eval())
+        return model

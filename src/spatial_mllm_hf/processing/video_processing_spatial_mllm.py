@@ -1,0 +1,310 @@
+"""Video processor: from what the user has to the patches that the model takes, choosing the frames on the way.
+
+Decoding and sampling are ours; resizing, normalising and patchifying are Qwen2-VL's, with the pixel limits of the
+published evaluation.
+
+Shapes: T frames in a video, K frames chosen, H x W pixels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as tvF
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
+    Qwen2VLVideoProcessor,
+    Qwen2VLVideoProcessorInitKwargs,
+)
+from transformers.video_utils import VideoMetadata
+
+from .frame_loading_spatial_mllm import Video, load_videos
+from .frame_sampling_spatial_mllm import select_frames, uniform_indices
+from .geometry_slot_spatial_mllm import GeometryModel, GeometrySlot
+from .video_decoding_spatial_mllm import VideoIndex, decode_frames, index_video
+
+FrameSampling = Literal["uniform", "space_aware"]
+GeometrySource = Literal["points", "depth"]
+MIN_PIXELS, MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
+DEFAULT_FPS = 24.0  # of frames handed over without a rate, as transformers assumes
+
+
+class SpatialMLLMVideosKwargs(Qwen2VLVideoProcessorInitKwargs, total=False):
+    """Options of a call and of the saved processor, besides Qwen2-VL's.
+
+    Attributes:
+        frame_sampling: "uniform" over time, or "space_aware" by voxel coverage (needs geometry).
+        num_candidate_frames: frames that space-aware sampling looks at, evenly spaced.
+        candidate_size: longer side in pixels of those frames, as the geometry model sees them.
+        geometry_source: "points" reads the point head, "depth" unprojects depth with the predicted cameras.
+        second_per_grid: what the model is told of the time between two frame pairs, whatever the video's rate.
+    """
+
+    frame_sampling: FrameSampling
+    num_candidate_frames: int
+    candidate_size: int
+    geometry_source: GeometrySource
+    second_per_grid: float
+
+
+@dataclass
+class SpatialVideoMetadata(VideoMetadata):
+    """transformers' metadata with the time stamps of the chosen frames and, after space-aware sampling, the coverage.
+
+    Attributes:
+        frame_timestamps: seconds since the first frame, one for each of `frames_indices`. Exact for variable rates.
+        frame_sampling: how the frames were chosen: "uniform", "space_aware", or "all".
+        covered_voxels, total_voxels: voxels that the chosen frames see, and that all candidates see.
+    """
+
+    frame_timestamps: list[float] | None = None
+    frame_sampling: str = "all"
+    covered_voxels: int | None = None
+    total_voxels: int | None = None
+
+    @property
+    def timestamps(self) -> list[float]:
+        return super().timestamps if self.frame_timestamps is None else self.frame_timestamps
+
+
+class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
+    """Qwen2-VL's video processor with its own decoder (PyAV) and with uniform or space-aware frame sampling.
+
+    A call takes a path, a URL, frames as an array, a tensor or a list (arrays, PIL images, image paths), or a list of
+    such videos, mixed. A file gives exactly `num_frames` frames. Frames that are handed over are used as they are up
+    to `num_frames`, and sampled above it or when `num_frames` is named in the call.
+    """
+
+    size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}  # noqa: RUF012
+    do_sample_frames = True
+    num_frames = 16
+    cap_pixels_per_frame = False
+    frame_sampling: FrameSampling = "uniform"
+    num_candidate_frames = 128
+    candidate_size = 518
+    geometry_source: GeometrySource = "points"
+    second_per_grid = 1.0
+    valid_kwargs = SpatialMLLMVideosKwargs
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._geometry = GeometrySlot()
+        _check_options(self._options({}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings; never the geometry model."""
+        settings = super().to_dict()
+        settings.pop("_geometry", None)
+        return settings
+
+    def bind_geometry(self, model: GeometryModel | None) -> None:
+        """Uses `model.predict_geometry` for space-aware sampling; None lets go of it. Never saved nor pickled."""
+        self._geometry.bind(model)
+
+    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+        """Decodes, samples, resizes and patchifies videos.
+
+        Args:
+            videos: see the class.
+            kwargs: any of `SpatialMLLMVideosKwargs`; `return_metadata=True` adds a list of `SpatialVideoMetadata`.
+
+        Returns:
+            `pixel_values_videos` `[sum(T * h * w), 3 * 2 * 14 * 14]`, `video_grid_thw` `[videos, 3]` and, if asked
+            for, `video_metadata`.
+
+        Raises:
+            ValueError: for options out of range, videos that cannot be read (`VideoDecodeError`), frames smaller than a
+                patch, or space-aware sampling without geometry.
+        """
+        options = self._options(kwargs)
+        _check_options(options)
+        loaded = load_videos(videos)
+        given = _given_metadata(kwargs.pop("video_metadata", None), len(loaded))
+        frames, metadata = [], []
+        for video, known in zip(loaded, given):
+            chosen, about = self._choose_frames(video, known, options, explicit=kwargs.get("num_frames") is not None)
+            self._check_frame_size(chosen)
+            frames.append(chosen)
+            metadata.append(about)
+        kwargs["do_sample_frames"] = False  # done
+        return super().preprocess(frames, video_metadata=metadata, **kwargs)
+
+    def choose_frames(self, video: Any, **kwargs: Any) -> tuple[torch.Tensor, SpatialVideoMetadata]:
+        """Decodes and samples one video without making patches of it.
+
+        Args:
+            video: one video, see the class.
+            kwargs: sampling options as in a call.
+
+        Returns:
+            uint8 frames `[K, 3, H, W]` in the video's own size, and their metadata.
+
+        Raises:
+            ValueError: as `preprocess`.
+        """
+        options = self._options(kwargs)
+        _check_options(options)
+        loaded = load_videos(video)
+        if len(loaded) != 1:
+            raise ValueError(f"choose_frames takes one video, got {len(loaded)}.")
+        return self._choose_frames(loaded[0], None, options, explicit=kwargs.get("num_frames") is not None)
+
+    def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Sampling options of a call, completed from the processor's own."""
+        names = ("do_sample_frames", "num_frames", "fps", "max_frames", "temporal_patch_size", "size", "patch_size")
+        names += ("merge_size", "frame_sampling", "num_candidate_frames", "candidate_size", "geometry_source")
+        own = {name: getattr(self, name, None) for name in names}
+        called = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        if "fps" in called and "num_frames" in called:
+            raise ValueError(f"num_frames={called['num_frames']} and fps={called['fps']} exclude each other.")
+        return {**own, **called}
+
+    def _choose_frames(
+        self, video: Video, known: dict[str, Any], options: dict[str, Any], explicit: bool
+    ) -> tuple[torch.Tensor, SpatialVideoMetadata]:
+        reader = _FrameReader(video, known or {})
+        if not options["do_sample_frames"] or (reader.in_memory and not explicit and self._fits(reader, options)):
+            indices = list(range(reader.num_frames))
+            frames, used = reader.read(indices)
+            return frames, reader.metadata(used, "all")
+        num_frames = _num_frames(options, reader)
+        if options["frame_sampling"] == "uniform":
+            frames, used = reader.read(uniform_indices(reader.num_frames, num_frames))
+            return frames, reader.metadata(used, "uniform")
+        return self._choose_space_aware(reader, num_frames, options)
+
+    @staticmethod
+    def _fits(reader: "_FrameReader", options: dict[str, Any]) -> bool:
+        return options["fps"] is None and reader.num_frames <= options["num_frames"]
+
+    def _choose_space_aware(
+        self, reader: "_FrameReader", num_frames: int, options: dict[str, Any]
+    ) -> tuple[torch.Tensor, SpatialVideoMetadata]:
+        geometry = self._geometry.require()
+        num_candidates = min(reader.num_frames, max(options["num_candidate_frames"], num_frames))
+        frames, used = reader.read(uniform_indices(reader.num_frames, num_candidates))
+        small = _resize_candidates(frames, options["candidate_size"], options["patch_size"])
+        source = {} if options["geometry_source"] == "points" else {"source": options["geometry_source"]}
+        point_map = geometry.predict_geometry(small, **source)
+        selection = select_frames(point_map.points, point_map.confidence, num_frames)
+        metadata = reader.metadata([used[index] for index in selection.indices], "space_aware")
+        metadata.covered_voxels, metadata.total_voxels = selection.covered, selection.total_voxels
+        return frames[selection.indices], metadata
+
+    def _check_frame_size(self, frames: torch.Tensor) -> None:
+        height, width = frames.shape[-2:]
+        if min(height, width) < self.patch_size:
+            raise ValueError(
+                f"videos: frames of {width}x{height} pixels are smaller than one patch of "
+                f"{self.patch_size}x{self.patch_size}."
+            )
+
+
+class _FrameReader:
+    """Frames of one video by number, whether they are in a file or in memory already."""
+
+    def __init__(self, video: Video, known: dict[str, Any]) -> None:
+        self._video = video
+        self._known = known
+        self.in_memory = isinstance(video, torch.Tensor)
+        if isinstance(video, torch.Tensor):
+            self.num_frames = video.shape[0]
+            self._index: VideoIndex | None = None
+        else:
+            self._index = index_video(video)
+            self.num_frames = self._index.num_frames
+
+    @property
+    def fps(self) -> float:
+        return self._known.get("fps") or (self._index.average_fps if self._index else DEFAULT_FPS)
+
+    def read(self, indices: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+        """Frames `[K, 3, H, W]` and their numbers, which differ from `indices` where a damaged file forces it."""
+        if isinstance(self._video, torch.Tensor):
+            return self._video[list(indices)], list(indices)
+        in_worker = torch.utils.data.get_worker_info() is not None
+        decoded = decode_frames(self._video, indices, index=self._index, num_threads=1 if in_worker else 0)
+        return torch.from_numpy(decoded.frames).permute(0, 3, 1, 2), decoded.indices
+
+    def metadata(self, indices: list[int], frame_sampling: str) -> SpatialVideoMetadata:
+        if isinstance(self._video, torch.Tensor):
+            height, width = self._video.shape[-2:]
+            times = np.arange(self.num_frames) / self.fps
+            backend = None
+        else:
+            assert self._index is not None
+            height, width, times, backend = self._index.height, self._index.width, self._index.timestamps, "pyav"
+        # The numbers and times of frames that were already picked from a longer video are the caller's to know.
+        original = self._known.get("frames_indices")
+        if original is not None:
+            indices = [int(original[index]) for index in indices]
+            times = np.arange(max(indices) + 1) / self.fps
+        return SpatialVideoMetadata(
+            total_num_frames=self._known.get("total_num_frames") or self.num_frames,
+            fps=self.fps,
+            width=width,
+            height=height,
+            duration=self._known.get("duration") or self.num_frames / self.fps,
+            video_backend=backend,
+            frames_indices=list(indices),
+            frame_timestamps=[float(times[index]) for index in indices],
+            frame_sampling=frame_sampling,
+        )
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    num_frames, patch = options["num_frames"], options["patch_size"]
+    if options["fps"] is None and (num_frames < 2 or num_frames % 2):
+        raise ValueError(
+            f"num_frames must be a positive even number (the model merges frames in pairs), got {num_frames}."
+        )
+    if options["fps"] is not None and options["fps"] <= 0:
+        raise ValueError(f"fps must be positive, got {options['fps']}.")
+    if options["frame_sampling"] not in ("uniform", "space_aware"):
+        raise ValueError(f"frame_sampling must be 'uniform' or 'space_aware', got {options['frame_sampling']!r}.")
+    if options["geometry_source"] not in ("points", "depth"):
+        raise ValueError(f"geometry_source must be 'points' or 'depth', got {options['geometry_source']!r}.")
+    if options["num_candidate_frames"] < 1:
+        raise ValueError(f"num_candidate_frames must be positive, got {options['num_candidate_frames']}.")
+    if options["candidate_size"] < patch:
+        raise ValueError(f"candidate_size must be at least one patch of {patch} pixels, got {options['candidate_size']}.")
+    longest, smallest = dict(options["size"]).get("longest_edge"), (patch * options["merge_size"]) ** 2
+    if longest is not None and longest < smallest:
+        raise ValueError(
+            f"size: longest_edge={longest} pixels a frame are below one merged patch of {smallest} pixels."
+        )
+
+
+def _num_frames(options: dict[str, Any], reader: _FrameReader) -> int:
+    """Frames to choose: `num_frames`, or an even number of frames by `fps`."""
+    if options["fps"] is None:
+        return options["num_frames"]
+    pairs = math.floor(reader.num_frames / reader.fps * options["fps"] / 2)
+    return 2 * max(1, min(pairs, options["max_frames"] // 2))
+
+
+def _resize_candidates(frames: torch.Tensor, candidate_size: int, patch_size: int) -> torch.Tensor:
+    """Frames `[S, 3, H, W]` → floats in [0, 1], the longer side `candidate_size`, both sides whole patches."""
+    height, width = frames.shape[-2:]
+    scale = candidate_size / max(height, width)
+    target = [max(1, round(side * scale / patch_size)) * patch_size for side in (height, width)]
+    resized = tvF.resize(frames, target, interpolation=tvF.InterpolationMode.BICUBIC, antialias=True)
+    return resized.float() / 255 if resized.dtype == torch.uint8 else resized.clamp(0, 1)
+
+
+def _given_metadata(video_metadata: Any, num_videos: int) -> list[dict[str, Any]]:
+    """What the caller knows about the videos, one dictionary each."""
+    if video_metadata is None:
+        return [{}] * num_videos
+    if isinstance(video_metadata, (dict, VideoMetadata)):
+        video_metadata = [video_metadata]
+    flat = [entry for item in video_metadata for entry in (item if isinstance(item, list) else [item])]
+    if len(flat) != num_videos:
+        raise ValueError(f"video_metadata has {len(flat)} entries for {num_videos} videos; pass one for each.")
+    return [dict(entry) for entry in flat]
+
+
+__all__ = ["SpatialMLLMVideoProcessor", "SpatialMLLMVideosKwargs", "SpatialVideoMetadata"]
