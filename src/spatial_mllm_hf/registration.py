@@ -1,7 +1,8 @@
 """Registers this package's classes with transformers' Auto classes and pipelines.
 
 The Auto classes import torch, and `import spatial_mllm_hf` shall not. So each of transformers' registries gets ours
-the moment it is imported itself: at once where that has happened, by an import hook (PEP 302) where it has not.
+once it is imported itself: at once where that has happened, by an import hook (PEP 302) where it has not. transformers'
+modules import each other in circles; the hook therefore waits until the outermost of its imports has ended.
 """
 
 import importlib
@@ -13,16 +14,6 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 TASK = "video-question-answering"
-
-
-MODEL_REGISTRY = "transformers.models.auto.modeling_auto"
-
-
-def _register_configs() -> None:
-    """The configurations come with the models: transformers' docstring tools, which run when a configuration class
-    is made, need the registry of models whole. Where that is being imported just now, it registers at its end."""
-    if MODEL_REGISTRY not in sys.modules:
-        importlib.import_module(MODEL_REGISTRY)
 
 
 def _register_models() -> None:
@@ -77,9 +68,14 @@ def _register_pipeline() -> None:
         )
 
 
+def _register_configs() -> None:
+    """The registry of models brings the configurations along: making a configuration class needs it anyway."""
+    importlib.import_module("transformers.models.auto.modeling_auto")
+
+
 REGISTRATIONS: dict[str, Callable[[], None]] = {
     "transformers.models.auto.configuration_auto": _register_configs,
-    MODEL_REGISTRY: _register_models,
+    "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.processing_auto": _register_processor,
     "transformers.models.auto.video_processing_auto": _register_video_processor,
     "transformers.pipelines": _register_pipeline,
@@ -88,34 +84,50 @@ REGISTRATIONS: dict[str, Callable[[], None]] = {
 
 def install() -> None:
     """Registers with what is imported already and waits for the rest. A second call changes nothing."""
-    if any(isinstance(finder, _RegistryFinder) for finder in sys.meta_path):
+    if any(isinstance(finder, _TransformersFinder) for finder in sys.meta_path):
         return
     imported = [name for name in REGISTRATIONS if name in sys.modules]
-    sys.meta_path.insert(0, _RegistryFinder())
+    sys.meta_path.insert(0, _TransformersFinder())
     for name in imported:
         REGISTRATIONS[name]()
 
 
-class _RegistryFinder(importlib.abc.MetaPathFinder):
-    """Finds transformers' registries where the other finders do, with a loader that registers afterwards."""
+class _TransformersFinder(importlib.abc.MetaPathFinder):
+    """Finds transformers' modules where the other finders do, with a loader that reports when they are imported."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._waiting: list[str] = []
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in REGISTRATIONS:
+        if not fullname.startswith("transformers."):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader, REGISTRATIONS[fullname])
+            spec.loader = _ReportingLoader(spec.loader, self)
         return spec
 
+    def began(self) -> None:
+        self._depth += 1
 
-class _RegisteringLoader(importlib.abc.Loader):
-    """Another loader's work, then a registration."""
+    def ended(self, name: str) -> None:
+        self._depth -= 1
+        if name in REGISTRATIONS:
+            self._waiting.append(name)
+        if self._depth == 0:
+            waiting, self._waiting = self._waiting, []
+            for registry in waiting:
+                REGISTRATIONS[registry]()
 
-    def __init__(self, loader: importlib.abc.Loader, register: Callable[[], None]) -> None:
+
+class _ReportingLoader(importlib.abc.Loader):
+    """Another loader's work, reported to the finder."""
+
+    def __init__(self, loader: importlib.abc.Loader, finder: _TransformersFinder) -> None:
         self._loader = loader
-        self._register = register
+        self._finder = finder
 
     def __getattr__(self, name: str) -> object:  # get_source and the like, for tools that look at modules
         return getattr(self._loader, name)
@@ -124,5 +136,8 @@ class _RegisteringLoader(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        self._register()
+        self._finder.began()
+        try:
+            self._loader.exec_module(module)
+        finally:
+            self._finder.ended(module.__name__)

@@ -1,4 +1,4 @@
-"""A tiny complete checkpoint with random weights: about 1 MB, for tests and first steps.
+"""A tiny complete checkpoint with random weights: under 4 MB, for tests and first steps.
 
 It has every part of the real one (both encoders with all heads, connector, language model, tokenizer with Qwen's
 special tokens, chat template, processor, generation config) at sizes that answer within seconds on a laptop. Its
@@ -94,6 +94,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> SpatialMLLM
         eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=_unprintable_tokens(tokenizer),  # random bytes would upset a terminal
+        repetition_penalty=1.5,  # random weights like to repeat themselves
     )
     return model.eval()
 

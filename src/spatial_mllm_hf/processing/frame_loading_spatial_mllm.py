@@ -25,6 +25,13 @@ def load_videos(videos: Any) -> list[Video]:
     Raises:
         ValueError: for something that is no video, frames that differ in size, an image file that cannot be read.
     """
+    loaded = _flatten(videos)
+    if not loaded:
+        raise ValueError("videos: got an empty list; a video needs at least one frame.")
+    return loaded
+
+
+def _flatten(videos: Any) -> list[Video]:
     if _is_source(videos):
         return [os.fspath(videos)]
     if _is_array(videos) and videos.ndim == 5:
@@ -32,11 +39,9 @@ def load_videos(videos: Any) -> list[Video]:
     if _is_array(videos) and videos.ndim == 4:
         return [_channels_first(videos)]
     if isinstance(videos, Sequence) and not isinstance(videos, (str, bytes)):
-        if len(videos) == 0:
-            raise ValueError("videos: got an empty list; a video needs at least one frame.")
-        if all(_is_frame(item) for item in videos):
+        if len(videos) > 0 and all(_is_frame(item) for item in videos):
             return [_stack_frames(videos)]
-        return [video for item in videos for video in load_videos(item)]
+        return [video for item in videos for video in _flatten(item)]
     raise ValueError(
         f"videos: cannot make a video of {_describe(videos)}. Pass a path or URL, frames as [T, H, W, 3] or "
         "[T, 3, H, W], a list of frames (images, arrays or image paths), or a list of these."

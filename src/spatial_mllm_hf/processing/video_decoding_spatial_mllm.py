@@ -43,7 +43,8 @@ _TEXT_FORMATS = ("tty", "bin", "xbin", "adf", "idf")
 # Where frames to which no other refers can be left out without changing the others. Not HEVC: its "non-reference"
 # frames may be referred to from a higher temporal layer.
 _EXACT_SKIP_CODECS = ("h264",)
-_STAND_IN_NOTE = "The nearest frames stand in for those that cannot; get a whole copy to see them."
+# After a seek in these, FFmpeg may give a frame the time stamp of another.
+_SEQUENTIAL_FORMATS = ("mpeg", "mpegts")
 
 
 class VideoDecodeError(ValueError):
@@ -61,7 +62,7 @@ class VideoIndex:
     Attributes:
         timestamps: float64 [N], seconds; the first is 0.0, strictly increasing.
         pts: int64 [N], presentation time stamps in the stream's time base (frame numbers where `has_pts` is False).
-        keyframe_pts: int64, sorted; the entries of `pts` at which decoding can start.
+        keyframe_pts: int64, sorted; the entries of `pts` to which a seek can go; empty if seeks are not to be trusted.
         width, height: pixels, after rotation.
         rotation: degrees counter-clockwise by which the stored picture is turned for display, a multiple of 90 in
             [-180, 180]; phones held upright write -90. `decode_frames` applies it.
@@ -120,6 +121,7 @@ def index_video(source: VideoSource) -> VideoIndex:
         scan = _scan_packets(container, stream)
         rate, time_base = float(stream.average_rate or stream.guessed_rate or 1.0), float(stream.time_base or 0)
         announced = _announced_frames(container, stream, scan, rate)
+        can_seek = container.format.name not in _SEQUENTIAL_FORMATS
         # AVI stores no presentation times; those that FFmpeg makes up are wrong where frames are reordered.
         has_made_up_pts = container.format.name == "avi" and stream.codec_context.has_b_frames
     first, has_pts = scan.first_frame, scan.has_usable_pts and not has_made_up_pts
@@ -134,7 +136,7 @@ def index_video(source: VideoSource) -> VideoIndex:
     return VideoIndex(
         timestamps=timestamps,
         pts=pts,
-        keyframe_pts=np.array(sorted(scan.keyframe_pts) if has_pts else [], dtype=np.int64),
+        keyframe_pts=np.array(sorted(scan.keyframe_pts) if has_pts and can_seek else [], dtype=np.int64),
         width=size[0],
         height=size[1],
         rotation=round(first.rotation / 90) * 90,
@@ -172,8 +174,11 @@ def decode_frames(
         missing = _gather_with_seeks(container, stream, index, sorted(set(requested)), store)
     replacements, num_decodable = _recover_missing(source, index, missing, store)
     if num_decodable < index.announced_frames:
-        message = f"{num_decodable} of the {index.announced_frames} frames of {_describe(source)} can be decoded"
-        warnings.warn(f"Only {message}: the file is damaged or cut off. {_STAND_IN_NOTE}", stacklevel=2)
+        warnings.warn(
+            f"Only {num_decodable} of the {index.announced_frames} frames of {_describe(source)} can be decoded: it is "
+            "damaged or cut off. The nearest frames stand in for those that cannot; get a whole copy to see them.",
+            stacklevel=2,
+        )
     used = [replacements.get(number, number) for number in requested]
     return DecodedFrames(store.frames, used, index.timestamps[used])
 

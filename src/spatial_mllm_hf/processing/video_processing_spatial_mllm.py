@@ -7,11 +7,10 @@ Shapes: T frames in a video, K frames chosen, H x W pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torchvision.transforms.v2.functional as tvF
 from transformers.feature_extraction_utils import BatchFeature
@@ -29,7 +28,6 @@ from .video_decoding_spatial_mllm import VideoIndex, decode_frames, index_video
 FrameSampling = Literal["uniform", "space_aware"]
 GeometrySource = Literal["points", "depth"]
 MIN_PIXELS, MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
-DEFAULT_FPS = 24.0  # of frames handed over without a rate, as transformers assumes
 
 
 class SpatialMLLMVideosKwargs(Qwen2VLVideoProcessorInitKwargs, total=False):
@@ -55,7 +53,8 @@ class SpatialVideoMetadata(VideoMetadata):
     """transformers' metadata with the time stamps of the chosen frames and, after space-aware sampling, the coverage.
 
     Attributes:
-        frame_timestamps: seconds since the first frame, one for each of `frames_indices`. Exact for variable rates.
+        frame_timestamps: seconds since the first frame, one for each of `frames_indices`, exact for variable rates.
+            None for frames handed over without a rate.
         frame_sampling: how the frames were chosen: "uniform", "space_aware", or "all".
         covered_voxels, total_voxels: voxels that the chosen frames see, and that all candidates see.
     """
@@ -67,6 +66,7 @@ class SpatialVideoMetadata(VideoMetadata):
 
     @property
     def timestamps(self) -> list[float]:
+        """Seconds since the first frame; as in transformers, a ValueError where the rate is not known."""
         return super().timestamps if self.frame_timestamps is None else self.frame_timestamps
 
 
@@ -74,7 +74,7 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
     """Qwen2-VL's video processor with its own decoder (PyAV) and with uniform or space-aware frame sampling.
 
     A call takes a path, a URL, frames as an array, a tensor or a list (arrays, PIL images, image paths), or a list of
-    such videos, mixed. A file gives exactly `num_frames` frames. Frames that are handed over are used as they are up
+    such videos, mixed; arrays hold 0..255 or floats in [0, 1]. A file gives exactly `num_frames` frames. Frames that are handed over are used as they are up
     to `num_frames`, and sampled above it or when `num_frames` is named in the call.
     """
 
@@ -121,36 +121,51 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         """
         options = self._options(kwargs)
         _check_options(options)
-        loaded = load_videos(videos)
+        do_rescale = kwargs.get("do_rescale")
+        loaded = _load(videos, self.do_rescale if do_rescale is None else do_rescale)
         given = _given_metadata(kwargs.pop("video_metadata", None), len(loaded))
         frames, metadata = [], []
         for video, known in zip(loaded, given):
-            chosen, about = self._choose_frames(video, known, options, explicit=kwargs.get("num_frames") is not None)
+            explicit = kwargs.get("num_frames") is not None
+            chosen, about = self._choose_frames(video, known, options, explicit, _silent)
             self._check_frame_size(chosen)
             frames.append(chosen)
             metadata.append(about)
         kwargs["do_sample_frames"] = False  # done
         return super().preprocess(frames, video_metadata=metadata, **kwargs)
 
-    def choose_frames(self, video: Any, **kwargs: Any) -> tuple[torch.Tensor, SpatialVideoMetadata]:
+    def choose_frames(
+        self, video: Any, progress: Callable[[str], None] | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, SpatialVideoMetadata]:
         """Decodes and samples one video without making patches of it.
 
         Args:
             video: one video, see the class.
+            progress: called with "decode" and "geometry" as each begins.
             kwargs: sampling options as in a call.
 
         Returns:
-            uint8 frames `[K, 3, H, W]` in the video's own size, and their metadata.
+            frames `[K, 3, H, W]` of 0..255 in the video's own size (uint8 when decoded), and their metadata.
 
         Raises:
             ValueError: as `preprocess`.
         """
         options = self._options(kwargs)
         _check_options(options)
-        loaded = load_videos(video)
+        loaded = _load(video, self.do_rescale)
         if len(loaded) != 1:
             raise ValueError(f"choose_frames takes one video, got {len(loaded)}.")
-        return self._choose_frames(loaded[0], None, options, explicit=kwargs.get("num_frames") is not None)
+        explicit = kwargs.get("num_frames") is not None
+        return self._choose_frames(loaded[0], {}, options, explicit, progress or _silent)
+
+    def resize(self, videos: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As Qwen2-VL's, computed in float32 and rounded to whole levels as in the published evaluation.
+
+        (torchvision's path for 8-bit pixels rounds its filter weights and is off by one level in places.)
+        """
+        if videos.dtype != torch.uint8:
+            return super().resize(videos, *args, **kwargs)
+        return super().resize(videos.float(), *args, **kwargs).round_().clamp_(0, 255)
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Sampling options of a call, completed from the processor's own."""
@@ -163,9 +178,15 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         return {**own, **called}
 
     def _choose_frames(
-        self, video: Video, known: dict[str, Any], options: dict[str, Any], explicit: bool
+        self,
+        video: Video,
+        known: dict[str, Any],
+        options: dict[str, Any],
+        explicit: bool,
+        progress: Callable[[str], None],
     ) -> tuple[torch.Tensor, SpatialVideoMetadata]:
-        reader = _FrameReader(video, known or {})
+        progress("decode")
+        reader = _FrameReader(video, known)
         if not options["do_sample_frames"] or (reader.in_memory and not explicit and self._fits(reader, options)):
             indices = list(range(reader.num_frames))
             frames, used = reader.read(indices)
@@ -174,18 +195,23 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         if options["frame_sampling"] == "uniform":
             frames, used = reader.read(uniform_indices(reader.num_frames, num_frames))
             return frames, reader.metadata(used, "uniform")
-        return self._choose_space_aware(reader, num_frames, options)
+        return self._choose_space_aware(reader, num_frames, options, progress)
 
     @staticmethod
     def _fits(reader: "_FrameReader", options: dict[str, Any]) -> bool:
         return options["fps"] is None and reader.num_frames <= options["num_frames"]
 
     def _choose_space_aware(
-        self, reader: "_FrameReader", num_frames: int, options: dict[str, Any]
+        self,
+        reader: "_FrameReader",
+        num_frames: int,
+        options: dict[str, Any],
+        progress: Callable[[str], None],
     ) -> tuple[torch.Tensor, SpatialVideoMetadata]:
         geometry = self._geometry.require()
         num_candidates = min(reader.num_frames, max(options["num_candidate_frames"], num_frames))
         frames, used = reader.read(uniform_indices(reader.num_frames, num_candidates))
+        progress("geometry")
         small = _resize_candidates(frames, options["candidate_size"], options["patch_size"])
         source = {} if options["geometry_source"] == "points" else {"source": options["geometry_source"]}
         point_map = geometry.predict_geometry(small, **source)
@@ -218,8 +244,9 @@ class _FrameReader:
             self.num_frames = self._index.num_frames
 
     @property
-    def fps(self) -> float:
-        return self._known.get("fps") or (self._index.average_fps if self._index else DEFAULT_FPS)
+    def fps(self) -> float | None:
+        """Frames a second, None for frames in memory of which nothing is known."""
+        return self._known.get("fps") or (self._index.average_fps if self._index else None)
 
     def read(self, indices: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
         """Frames `[K, 3, H, W]` and their numbers, which differ from `indices` where a damaged file forces it."""
@@ -230,29 +257,32 @@ class _FrameReader:
         return torch.from_numpy(decoded.frames).permute(0, 3, 1, 2), decoded.indices
 
     def metadata(self, indices: list[int], frame_sampling: str) -> SpatialVideoMetadata:
+        known, fps = self._known, self.fps
         if isinstance(self._video, torch.Tensor):
             height, width = self._video.shape[-2:]
-            times = np.arange(self.num_frames) / self.fps
-            backend = None
         else:
-            assert self._index is not None
-            height, width, times, backend = self._index.height, self._index.width, self._index.timestamps, "pyav"
-        # The numbers and times of frames that were already picked from a longer video are the caller's to know.
-        original = self._known.get("frames_indices")
-        if original is not None:
+            height, width = self._index.height, self._index.width
+        # Frames that were already picked out of a longer video keep their numbers there.
+        if (original := known.get("frames_indices")) is not None:
             indices = [int(original[index]) for index in indices]
-            times = np.arange(max(indices) + 1) / self.fps
+        timestamps = None if fps is None else [index / fps for index in indices]
+        if self._index is not None:
+            timestamps = self._index.timestamps[indices].tolist()
         return SpatialVideoMetadata(
-            total_num_frames=self._known.get("total_num_frames") or self.num_frames,
-            fps=self.fps,
+            total_num_frames=known.get("total_num_frames") or self.num_frames,
+            fps=fps,
             width=width,
             height=height,
-            duration=self._known.get("duration") or self.num_frames / self.fps,
-            video_backend=backend,
-            frames_indices=list(indices),
-            frame_timestamps=[float(times[index]) for index in indices],
+            duration=known.get("duration") or (None if fps is None else self.num_frames / fps),
+            video_backend=None if self._index is None else "pyav",
+            frames_indices=indices,
+            frame_timestamps=timestamps,
             frame_sampling=frame_sampling,
         )
+
+
+def _silent(stage: str) -> None:
+    """Nobody watches the progress."""
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -282,6 +312,11 @@ def _num_frames(options: dict[str, Any], reader: _FrameReader) -> int:
     """Frames to choose: `num_frames`, or an even number of frames by `fps`."""
     if options["fps"] is None:
         return options["num_frames"]
+    if reader.fps is None:
+        raise ValueError(
+            f"fps={options['fps']} needs the rate of the video, which frames handed over do not tell: pass "
+            "video_metadata=[{'fps': ..., 'total_num_frames': ...}] or num_frames."
+        )
     pairs = math.floor(reader.num_frames / reader.fps * options["fps"] / 2)
     return 2 * max(1, min(pairs, options["max_frames"] // 2))
 
@@ -292,7 +327,20 @@ def _resize_candidates(frames: torch.Tensor, candidate_size: int, patch_size: in
     scale = candidate_size / max(height, width)
     target = [max(1, round(side * scale / patch_size)) * patch_size for side in (height, width)]
     resized = tvF.resize(frames, target, interpolation=tvF.InterpolationMode.BICUBIC, antialias=True)
-    return resized.float() / 255 if resized.dtype == torch.uint8 else resized.clamp(0, 1)
+    return (resized.float() / 255).clamp(0, 1) if _has_levels(resized) else resized.clamp(0, 1)
+
+
+def _load(videos: Any, do_rescale: bool) -> list[Video]:
+    """Videos in one form; frames in [0, 1] are brought to 0..255 where the processor is going to divide by 255."""
+    return [
+        video * 255 if do_rescale and isinstance(video, torch.Tensor) and not _has_levels(video) else video
+        for video in load_videos(videos)
+    ]
+
+
+def _has_levels(frames: torch.Tensor) -> bool:
+    """Whether frames are in 0..255, as integers or floats, instead of [0, 1]."""
+    return not frames.is_floating_point() or bool(frames.max() > 1)
 
 
 def _given_metadata(video_metadata: Any, num_videos: int) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""The command `spatial-mllm`, one file for each verb."""

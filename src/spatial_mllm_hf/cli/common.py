@@ -1,0 +1,173 @@
+"""What the verbs share: options, devices, loading, progress and pictures."""
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
+
+DEFAULT_MODEL = "Diankun/Spatial-MLLM-v1.1-Instruct-820K"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+FrameSampling = Literal["space_aware", "uniform"]
+ModelOption = typer.Option(
+    DEFAULT_MODEL, "--model", "-m", envvar="SPATIAL_MLLM_MODEL", help="Folder or Hub repository of a checkpoint."
+)
+SamplingOption = typer.Option("space_aware", "--frame-sampling", help="How frames are chosen.")
+NumFramesOption = typer.Option(None, "--num-frames", "-n", help="Frames to choose, even. [default: the processor's, 16]")
+DeviceOption = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1, mps, ...")
+DtypeOption = typer.Option("auto", "--dtype", help=f"One of {', '.join(DTYPES)}; auto is the checkpoint's own.")
+ContactSheetOption = typer.Option(None, "--contact-sheet", help="Write a picture of the chosen frames here.")
+VideoArgument = typer.Argument(help="Video file, URL, or a folder of frames as images.")
+
+
+def resolve_device(name: str) -> "torch.device":
+    """The device meant, checked to be there.
+
+    Raises:
+        ValueError: for a name that is no device, or a device that this machine does not have.
+    """
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name!r} is not the name of a device; try auto, cpu or cuda.") from error
+    count = 1 if device.type == "cpu" else torch.accelerator.device_count() if accelerator else 0
+    there = device.type == "cpu" or (accelerator is not None and device.type == accelerator.type)
+    if not there or (device.index or 0) >= count:
+        have = "cpu" if accelerator is None else f"cpu, {accelerator.type} (x{torch.accelerator.device_count()})"
+        raise ValueError(f"--device {name}: there is no such device on this machine, which has: {have}.")
+    return device
+
+
+def resolve_dtype(name: str) -> Any:
+    """A torch dtype, or "auto"."""
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {name!r}.")
+    return "auto" if name == "auto" else getattr(torch, name)
+
+
+def check_model(model: str) -> str:
+    """The folder or repository, after a look at what can be told without loading.
+
+    Raises:
+        ValueError: for a path where no folder is.
+    """
+    is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None
+    if not os.path.isdir(model) and not is_repository:
+        raise ValueError(f"--model {model}: there is no such folder, and it is not the name of a Hub repository.")
+    return model
+
+
+def load_processor(model: str) -> "SpatialMLLMProcessor":
+    """The checkpoint's processor, ours also where a public checkpoint names Qwen2.5-VL's."""
+    from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
+
+    return SpatialMLLMProcessor.from_pretrained(model)
+
+
+def quiet_transformers() -> None:
+    """Keeps transformers' notes and bars off the terminal: the verbs have their own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def resolve_video(video: str) -> Any:
+    """A path or URL as it is; a folder as the sorted list of its images.
+
+    Raises:
+        ValueError: for a folder without images.
+    """
+    if not os.path.isdir(video):
+        return video
+    images = [path for path in Path(video).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise ValueError(f"The folder {video} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    return [str(path) for path in sorted(images, key=_natural_key)]
+
+
+def _natural_key(path: Path) -> list[Any]:
+    """frame_2 before frame_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+class Stages:
+    """Progress through named stages on stderr: a bar on a terminal, a line for each stage elsewhere."""
+
+    def __init__(self, *stages: str) -> None:
+        self._stages = stages
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description:>8}"), BarColumn(), TimeElapsedColumn(), console=self._console, transient=True
+        )
+        self._task = self._bar.add_task(stages[0], total=len(stages))
+        self._started = time.monotonic()
+
+    def __enter__(self) -> "Stages":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, stage: str) -> None:
+        """Moves on to a stage."""
+        number = self._stages.index(stage)
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=stage, completed=number)
+        else:
+            elapsed = time.monotonic() - self._started
+            self._console.print(f"[{number + 1}/{len(self._stages)}] {stage} ({elapsed:.1f} s)", markup=False)
+
+    def end(self) -> None:
+        """Takes the bar away, for the answer to come."""
+        self._bar.stop()
+
+
+def write_contact_sheet(frames: "list[dict[str, Any]]", path: Path, columns: int = 4, width: int = 320) -> None:
+    """Writes frames `{"index", "timestamp", "image"}` side by side, each with its number and time."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    caption, gap = 22, 6
+    images = [frame["image"] for frame in frames]
+    height = round(width * images[0].height / images[0].width)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    size = (gap + columns * (width + gap), gap + rows * (height + caption + gap))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=15)
+    for number, frame in enumerate(frames):
+        row, column = divmod(number, columns)
+        left, top = gap + column * (width + gap), gap + row * (height + caption + gap)
+        thumbnail: Image.Image = frame["image"].resize((width, height))
+        sheet.paste(thumbnail, (left, top))
+        draw.text((left + 2, top + height + 2), describe_frame(frame), fill="black", font=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+def describe_frame(frame: dict[str, Any]) -> str:
+    """"frame 12 at 6.0 s", without the time where it is not known."""
+    time_stamp = "" if frame["timestamp"] is None else f" at {frame['timestamp']:.1f} s"
+    return f"frame {frame['index']}{time_stamp}"

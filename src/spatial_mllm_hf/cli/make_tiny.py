@@ -1,0 +1,21 @@
+"""`spatial-mllm make-tiny OUT`: a tiny complete checkpoint with random weights, for tests and first steps."""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from . import common
+
+
+def make_tiny(
+    out: Path = typer.Argument(help="Folder to make; must not exist or be empty."),
+    seed: int = typer.Option(0, help="Of the random weights."),
+) -> None:
+    """Write a tiny checkpoint with random weights. Its answers are meaningless words."""
+    common.quiet_transformers()
+    from ..hub.tiny_checkpoint import write_tiny_checkpoint
+
+    folder = write_tiny_checkpoint(out, seed)
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    sys.stdout.write(f"Wrote {folder} ({size:.1f} MB, random weights: its answers are meaningless words).\n")

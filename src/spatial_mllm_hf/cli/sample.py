@@ -1,0 +1,93 @@
+"""`spatial-mllm sample VIDEO`: which frames the model would see, without asking it anything."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import common
+
+
+def sample(
+    video: str = common.VideoArgument,
+    model: str = common.ModelOption,
+    frame_sampling: common.FrameSampling = common.SamplingOption,
+    num_frames: int | None = common.NumFramesOption,
+    device: str = common.DeviceOption,
+    dtype: str = common.DtypeOption,
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
+    out: Path | None = typer.Option(None, help="Write the chosen frames into this folder as PNG files."),
+    contact_sheet: Path | None = common.ContactSheetOption,
+) -> None:
+    """Choose the frames of a video and show which."""
+    source = common.resolve_video(video)
+    torch_device, torch_dtype = common.resolve_device(device), common.resolve_dtype(dtype)
+    options = {"frame_sampling": frame_sampling, "num_frames": num_frames}
+    with common.Stages("load", "decode", "geometry") as stages:
+        stages.begin("load")
+        processor = _load_video_processor(model, frame_sampling, torch_device, torch_dtype)
+        pixels, metadata = processor.choose_frames(
+            source, progress=stages.begin, **{name: value for name, value in options.items() if value is not None}
+        )
+    frames = _as_pictures(pixels, metadata)
+    _print(frames, metadata, as_json)
+    if out is not None:
+        _write_frames(frames, out)
+    if contact_sheet is not None:
+        common.write_contact_sheet(frames, contact_sheet)
+
+
+def _load_video_processor(model: str, frame_sampling: str, device: Any, dtype: Any) -> Any:
+    common.quiet_transformers()
+    from ..processing.video_processing_spatial_mllm import SpatialMLLMVideoProcessor
+
+    if frame_sampling == "uniform" and model == common.DEFAULT_MODEL:
+        return SpatialMLLMVideoProcessor()  # no model has a say in this
+    processor = common.load_processor(common.check_model(model))
+    if frame_sampling == "space_aware":
+        processor.load_geometry(device=device, dtype=dtype)
+    return processor.video_processor
+
+
+def _as_pictures(pixels: Any, metadata: Any) -> list[dict[str, Any]]:
+    from ..pipelines.pipeline_spatial_mllm import describe_frames
+
+    return describe_frames(pixels, metadata)
+
+
+def _print(frames: list[dict[str, Any]], metadata: Any, as_json: bool) -> None:
+    coverage = None
+    if metadata.total_voxels:
+        coverage = {
+            "covered_voxels": metadata.covered_voxels,
+            "total_voxels": metadata.total_voxels,
+            "share": round(metadata.covered_voxels / metadata.total_voxels, 4),
+        }
+    if as_json:
+        report = {
+            "frame_sampling": metadata.frame_sampling,
+            "total_frames": metadata.total_num_frames,
+            "frames": [{"index": frame["index"], "timestamp": frame["timestamp"]} for frame in frames],
+            "coverage": coverage,
+        }
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        return
+    table = Table("frame", "time (s)", title=f"{len(frames)} of {metadata.total_num_frames} frames")
+    for frame in frames:
+        table.add_row(str(frame["index"]), "" if frame["timestamp"] is None else f"{frame['timestamp']:.2f}")
+    console = Console()
+    console.print(table)
+    if coverage is not None:
+        console.print(
+            f"coverage: {coverage['covered_voxels']} of {coverage['total_voxels']} voxels ({coverage['share']:.1%})"
+        )
+
+
+def _write_frames(frames: list[dict[str, Any]], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames):
+        frame["image"].save(folder / f"{number:03d}_frame_{frame['index']:06d}.png")
