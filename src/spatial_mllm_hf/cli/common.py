@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
     from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
 
@@ -25,7 +24,9 @@ ModelOption = typer.Option(
     DEFAULT_MODEL, "--model", "-m", envvar="SPATIAL_MLLM_MODEL", help="Folder or Hub repository of a checkpoint."
 )
 SamplingOption = typer.Option("space_aware", "--frame-sampling", help="How frames are chosen.")
-NumFramesOption = typer.Option(None, "--num-frames", "-n", help="Frames to choose, even. [default: the processor's, 16]")
+NumFramesOption = typer.Option(
+    None, "--num-frames", "-n", help="Frames to choose, even. [default: the processor's, 16]"
+)
 DeviceOption = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1, mps, ...")
 DtypeOption = typer.Option("auto", "--dtype", help=f"One of {', '.join(DTYPES)}; auto is the checkpoint's own.")
 ContactSheetOption = typer.Option(None, "--contact-sheet", help="Write a picture of the chosen frames here.")
@@ -128,7 +129,7 @@ class Stages:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self.end()
 
     def begin(self, stage: str) -> None:
         """Moves on to a stage."""
@@ -141,7 +142,8 @@ class Stages:
 
     def end(self) -> None:
         """Takes the bar away, for the answer to come."""
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()
 
 
 def write_contact_sheet(frames: "list[dict[str, Any]]", path: Path, columns: int = 4, width: int = 320) -> None:
@@ -168,6 +170,6 @@ def write_contact_sheet(frames: "list[dict[str, Any]]", path: Path, columns: int
 
 
 def describe_frame(frame: dict[str, Any]) -> str:
-    """"frame 12 at 6.0 s", without the time where it is not known."""
+    """Says "frame 12 at 6.0 s", without the time where it is not known."""
     time_stamp = "" if frame["timestamp"] is None else f" at {frame['timestamp']:.1f} s"
     return f"frame {frame['index']}{time_stamp}"

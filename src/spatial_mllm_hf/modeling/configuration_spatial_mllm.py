@@ -8,6 +8,7 @@ fusion added.
 
 from typing import Any, Literal
 
+from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 
@@ -19,6 +20,7 @@ V1_0_ARCHITECTURE = "Qwen2_5_VL_VGGTForConditionalGeneration"
 READABLE_MODEL_TYPES = ("spatial-mllm", "qwen2_5_vl")
 
 
+@strict
 class VGGTConfig(PreTrainedConfig):
     """Configuration of VGGT (arXiv 2503.11651); the defaults are facebook/VGGT-1B.
 
@@ -109,6 +111,7 @@ class VGGTConfig(PreTrainedConfig):
             )
 
 
+@strict
 class SpatialConnectorConfig(PreTrainedConfig):
     """How VGGT's tokens become language-model tokens.
 
@@ -135,6 +138,7 @@ class SpatialConnectorConfig(PreTrainedConfig):
             )
 
 
+@strict
 class SpatialMLLMConfig(Qwen2_5_VLConfig):
     """Configuration of Spatial-MLLM: Qwen2.5-VL's, a `spatial_config` and a `connector_config`.
 
@@ -161,8 +165,9 @@ class SpatialMLLMConfig(Qwen2_5_VLConfig):
     }
     sub_configs_defaults = dict(sub_configs)  # noqa: RUF012
 
-    spatial_config: dict | PreTrainedConfig | None = None
-    connector_config: dict | PreTrainedConfig | None = None
+    # Given as a dictionary, an object or None; after construction always the object.
+    spatial_config: Any = None
+    connector_config: Any = None
     spatial_fusion_scale: float | int = 1.0
     image_mean: list[float] | tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)

@@ -58,9 +58,7 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
             ValueError: if weights of the geometry branch are missing and `allow_missing_spatial` is False.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         missing = sorted(key for key in info["missing_keys"] if _is_spatial(key))
         if missing and not allow_missing_spatial:
             raise ValueError(
@@ -98,7 +96,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
 
     @can_return_tuple
     def get_video_features(
-        self, pixel_values_videos: torch.Tensor, video_grid_thw: torch.LongTensor | None = None, **kwargs: Any
+        self, pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """Fused features of videos, each one scene.
 
@@ -118,8 +116,8 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
-        image_grid_thw: torch.LongTensor | None = None,
-        num_images_per_sample: torch.LongTensor | None = None,
+        image_grid_thw: torch.Tensor,
+        num_images_per_sample: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Fused features of images.
@@ -139,7 +137,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
         return output
 
     def get_spatial_features(
-        self, pixel_values: torch.Tensor, grid_thw: torch.LongTensor, scenes: Sequence[Sequence[int]] | None = None
+        self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, scenes: Sequence[Sequence[int]] | None = None
     ) -> list[torch.Tensor]:
         """The geometry branch alone: for each clip or image, tokens `[T * h/2 * w/2, hidden]` that are to be added.
 
@@ -171,10 +169,10 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
 
     def get_rope_index(
         self,
-        input_ids: torch.LongTensor,
-        mm_token_type_ids: torch.IntTensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
+        input_ids: torch.Tensor,
+        mm_token_type_ids: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
         second_per_grid_ts: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
@@ -190,7 +188,9 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
         if mm_token_type_ids is None:
             mm_token_type_ids = self.token_types(input_ids)
         images, videos = _grids(image_grid_thw), _grids(video_grid_thw)
-        seconds = [1.0] * input_ids.numel() if second_per_grid_ts is None else torch.as_tensor(second_per_grid_ts).tolist()
+        seconds = (
+            [1.0] * input_ids.numel() if second_per_grid_ts is None else torch.as_tensor(second_per_grid_ts).tolist()
+        )
         strides = iter([second * vision.tokens_per_second for second in seconds])
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
         positions = torch.ones(3, *input_ids.shape, dtype=torch.long, device=input_ids.device)
@@ -206,7 +206,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
             )
         return positions, torch.tensor(deltas, device=input_ids.device)[:, None]
 
-    def token_types(self, input_ids: torch.LongTensor) -> torch.Tensor:
+    def token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
         """0 for text, 1 for image and 2 for video placeholders: what the processor gives as mm_token_type_ids."""
         types = torch.full_like(input_ids, TEXT, dtype=torch.int)
         types[input_ids == self.config.image_token_id] = IMAGE
@@ -215,20 +215,20 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        mm_token_type_ids: torch.IntTensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
         second_per_grid_ts: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        num_images_per_sample: torch.LongTensor | None = None,
+        num_images_per_sample: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Qwen2.5-VL's forward with one optional input more, `num_images_per_sample` (see `get_image_features`)."""
@@ -264,7 +264,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
         self,
         visual_features: Sequence[torch.Tensor],
         pixel_values: torch.Tensor,
-        grid_thw: torch.LongTensor,
+        grid_thw: torch.Tensor,
         scenes: Sequence[Sequence[int]],
     ) -> tuple[torch.Tensor, ...]:
         scale = self.config.spatial_fusion_scale
@@ -276,7 +276,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
             for visual, spatial in zip(visual_features, spatial_features)
         )
 
-    def _recover_frames(self, pixel_values: torch.Tensor, grid_thw: torch.LongTensor) -> list[torch.Tensor]:
+    def _recover_frames(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
         config = self.config
         grids = grid_thw.tolist()
         patches = pixel_values.to(self.spatial_encoder.device).split([t * h * w for t, h, w in grids])
@@ -315,8 +315,8 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
-        image_grid_thw: torch.LongTensor | None = None,
-        num_images_per_sample: torch.LongTensor | None = None,
+        image_grid_thw: torch.Tensor,
+        num_images_per_sample: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """See `SpatialMLLMModel.get_image_features`."""
@@ -328,22 +328,22 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        mm_token_type_ids: torch.IntTensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
         second_per_grid_ts: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        num_images_per_sample: torch.LongTensor | None = None,
+        num_images_per_sample: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Qwen2.5-VL's forward; its names are listed because `generate` reads them. See `SpatialMLLMModel.forward`."""
@@ -388,9 +388,7 @@ def _grids(grid_thw: torch.Tensor | None) -> Iterator[Grid]:
     return iter([] if grid_thw is None else [(t, h, w) for t, h, w in grid_thw.tolist()])
 
 
-def _image_scenes(
-    image_grid_thw: torch.LongTensor, num_images_per_sample: torch.LongTensor | None
-) -> list[list[int]]:
+def _image_scenes(image_grid_thw: torch.Tensor, num_images_per_sample: torch.Tensor | None) -> list[list[int]]:
     """Indices of the images that are one scene: those of one sample and one size, in their order."""
     grids = image_grid_thw.tolist()
     if num_images_per_sample is None:

@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_spatial_mllm import GeometryHead, VGGTConfig
 from .key_mapping_spatial_mllm import DROPPED_KEYS, SPATIAL_MLLM_PARTS, VGGT_PREFIXES
 from .vggt_aggregator import VGGTAggregator
-from .vggt_blocks import VGGTBlock, VGGTLayerScale
+from .vggt_blocks import VGGTLayerScale
 from .vggt_camera_head import VGGTCameraHead
 from .vggt_dpt_head import VGGTDPTHead
 from .vggt_geometry import PointMap, decode_pose, unproject_depth
@@ -95,9 +95,10 @@ class VGGTPreTrainedModel(PreTrainedModel):
                 self._init_layer_scales(block, self.config.layer_scale_init_value)
 
     @staticmethod
-    def _init_layer_scales(block: VGGTBlock, value: float) -> None:
-        init.constant_(block.ls1.gamma, value)
-        init.constant_(block.ls2.gamma, value)
+    def _init_layer_scales(block: nn.Module, value: float) -> None:
+        for scale in block.modules():
+            if isinstance(scale, VGGTLayerScale):
+                init.constant_(scale.gamma, value)
 
 
 class VGGTModel(VGGTPreTrainedModel):
@@ -125,9 +126,7 @@ class VGGTModel(VGGTPreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("key_mapping", VGGT_PREFIXES)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ValueError(

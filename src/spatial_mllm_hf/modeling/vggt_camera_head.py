@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_spatial_mllm import VGGTConfig
-from .vggt_blocks import VGGTBlock, VGGTMLP
+from .vggt_blocks import VGGTMLP, VGGTBlock
 
 POSE_ENCODING_SIZE = 9
 NUM_REFINEMENTS = 4

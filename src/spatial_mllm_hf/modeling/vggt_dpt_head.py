@@ -75,7 +75,9 @@ class VGGTDPTFusion(nn.Module):
         self.refinenet4 = VGGTFusionBlock(features, has_residual=False)
         self.output_conv1 = nn.Conv2d(features, features // 2, kernel_size=3, padding=1)
         self.output_conv2 = nn.Sequential(
-            nn.Conv2d(features // 2, 32, kernel_size=3, padding=1), nn.ReLU(), nn.Conv2d(32, out_channels, kernel_size=1)
+            nn.Conv2d(features // 2, 32, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, out_channels, kernel_size=1),
         )
 
     def fuse(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -123,7 +125,7 @@ class VGGTResidualConv(nn.Module):
 
 def _with_positions(x: torch.Tensor, aspect_ratio: float) -> torch.Tensor:
     """Adds sine-cosine positions on the rectangle of the frame's shape and unit half diagonal."""
-    N, channels, height, width = x.shape
+    _, channels, height, width = x.shape
     diagonal = (aspect_ratio**2 + 1) ** 0.5
     span_x, span_y = aspect_ratio / diagonal, 1 / diagonal
     # On the CPU: a handful of numbers, and not every accelerator has float64.

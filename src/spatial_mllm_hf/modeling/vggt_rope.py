@@ -19,9 +19,7 @@ def rotary_tables(
     rows = torch.arange(1, grid_height + 1, device=device).repeat_interleave(grid_width)
     columns = torch.arange(1, grid_width + 1, device=device).repeat(grid_height)
     special = rows.new_zeros(num_special_tokens)
-    angles = torch.cat(
-        [_angles(torch.cat([special, axis]), head_dim // 2, dtype) for axis in (rows, columns)], dim=-1
-    )
+    angles = torch.cat([_angles(torch.cat([special, axis]), head_dim // 2, dtype) for axis in (rows, columns)], dim=-1)
     return angles.cos(), angles.sin()
 
 

@@ -93,7 +93,7 @@ def _confident(points: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
 
 
 def _median(values: torch.Tensor) -> float:
-    """Median, the mean of the middle two for an even number (torch's takes the lower; its quantile has a size limit)."""
+    """Median; the mean of the middle two for an even number (torch's takes the lower, its quantile has a limit)."""
     return float(np.median(values.cpu().numpy()))
 
 

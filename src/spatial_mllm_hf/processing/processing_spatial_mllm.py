@@ -66,9 +66,7 @@ class SpatialMLLMProcessor(Qwen2_5_VLProcessor):
         """
         return self.video_processor._geometry.load(device, dtype)
 
-    def __call__(
-        self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any
-    ) -> BatchFeature:
+    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:
         """Prepares a batch.
 
         Args:

@@ -11,48 +11,28 @@ decoded, with a warning; what is not a video is a `VideoDecodeError`.
 Shapes: N frames in the video, K frames asked for, H x W pixels after the rotation has been applied.
 """
 
-import io
 import operator
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from typing import cast
 
-import av
 import av.error
-import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import SideData
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-VideoSource: TypeAlias = str | os.PathLike | BinaryIO | bytes
+from .video_source_spatial_mllm import VideoDecodeError, VideoSource, describe_source, open_video
 
-NETWORK_TIMEOUT_SECONDS = 30.0
-# FFmpeg shows a .txt file as the video of a text terminal.
-_TEXT_FORMATS = ("tty", "bin", "xbin", "adf", "idf")
 # Where frames to which no other refers can be left out without changing the others. Not HEVC: its "non-reference"
 # frames may be referred to from a higher temporal layer.
 _EXACT_SKIP_CODECS = ("h264",)
 # After a seek in these, FFmpeg may give a frame the time stamp of another.
 _SEQUENTIAL_FORMATS = ("mpeg", "mpegts")
-
-
-class VideoDecodeError(ValueError):
-    """The source cannot be read as a video. The message names the source, what is wrong and the way out."""
-
-
-class VideoNotFoundError(VideoDecodeError, FileNotFoundError):
-    """There is no file at the path given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +97,7 @@ def index_video(source: VideoSource) -> VideoIndex:
         VideoNotFoundError: no such file.
         VideoDecodeError: a directory, an empty file, no video, a video without frames, or a file too damaged to open.
     """
-    with _open_video(source, num_threads=1) as (container, stream):
+    with open_video(source, num_threads=1) as (container, stream):
         scan = _scan_packets(container, stream)
         rate, time_base = float(stream.average_rate or stream.guessed_rate or 1.0), float(stream.time_base or 0)
         announced = _announced_frames(container, stream, scan, rate)
@@ -166,17 +146,17 @@ def decode_frames(
         VideoDecodeError: as in `index_video`, or not a single frame can be decoded.
     """
     index = index_video(source) if index is None else index
-    requested = _checked_indices(indices, index.num_frames, _describe(source))
+    requested = _checked_indices(indices, index.num_frames, describe_source(source))
     if num_threads < 0:
         raise ValueError(f"num_threads must be 0 (automatic) or positive, got {num_threads}.")
     store = _FrameStore(index, requested)
-    with _open_video(source, num_threads) as (container, stream):
+    with open_video(source, num_threads) as (container, stream):
         missing = _gather_with_seeks(container, stream, index, sorted(set(requested)), store)
     replacements, num_decodable = _recover_missing(source, index, missing, store)
     if num_decodable < index.announced_frames:
         warnings.warn(
-            f"Only {num_decodable} of the {index.announced_frames} frames of {_describe(source)} can be decoded: it is "
-            "damaged or cut off. The nearest frames stand in for those that cannot; get a whole copy to see them.",
+            f"Only {num_decodable} of the {index.announced_frames} frames of {describe_source(source)} can be decoded: "
+            "it is damaged or cut off. The nearest frames stand in for those that cannot; get a whole copy.",
             stacklevel=2,
         )
     used = [replacements.get(number, number) for number in requested]
@@ -262,7 +242,7 @@ def _announced_frames(container: InputContainer, stream: VideoStream, scan: _Pac
 
 
 def _count_by_decoding(source: VideoSource) -> int:
-    with _open_video(source, num_threads=1) as (container, stream):
+    with open_video(source, num_threads=1) as (container, stream):
         return sum(1 for _ in _decode_all(container, stream))
 
 
@@ -390,7 +370,7 @@ def _store_sequentially(
 ) -> list[int]:
     """Decodes everything, storing frame `stand_ins[number]` as `number`; returns the numbers that could be decoded."""
     decodable = []
-    with _open_video(source, num_threads=1) as (container, stream):
+    with open_video(source, num_threads=1) as (container, stream):
         for number, frame in _numbered(_decode_all(container, stream), index):
             decodable.append(number)
             for asked in [asked for asked, used in stand_ins.items() if used == number]:
@@ -408,85 +388,10 @@ def _checked_indices(indices: Sequence[int], num_frames: int, name: str) -> list
     return numbers
 
 
-@contextmanager
-def _open_video(source: VideoSource, num_threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens the source at its start, with FFmpeg's own messages kept off the terminal while it is open."""
-    name, target = _describe(source), _openable(source)
-    timeout = NETWORK_TIMEOUT_SECONDS if _is_network_url(source) else None
-    with av.logging.Capture(local=False):  # the decoder's threads write messages too
-        try:
-            container = av.open(target, mode="r", metadata_errors="ignore", timeout=timeout)
-        except av.error.FFmpegError as error:
-            way_out = "It is cut off, damaged or no video: get a whole copy, or convert it with ffmpeg."
-            if _is_network_url(source):
-                way_out = "Check the URL and the network, or download the file and give its path."
-            raise VideoDecodeError(f"{name} cannot be opened as a video ({error.strerror}). {way_out}") from error
-        with container:
-            stream = _video_stream(container, name)
-            stream.thread_type = "AUTO"
-            stream.thread_count = num_threads
-            yield container, stream
-
-
-def _openable(source: VideoSource) -> str | BinaryIO:
-    """What PyAV can open, once the mistakes that need no FFmpeg to be seen are ruled out."""
-    name = _describe(source)
-    if isinstance(source, bytes):
-        source = io.BytesIO(source)
-    if isinstance(source, str | os.PathLike):
-        return str(source) if _is_network_url(source) else _checked_path(source, name)
-    if isinstance(source, io.TextIOBase) or not (hasattr(source, "read") and hasattr(source, "seek")):
-        kind = type(source).__name__
-        raise VideoDecodeError(f"A video must be a path, a URL, bytes or a seekable binary file, got {kind}.")
-    if source.seek(0, os.SEEK_END) == 0:
-        raise VideoDecodeError(f"{name} is empty (0 bytes). Check how it was read or downloaded.")
-    source.seek(0)
-    return source
-
-
-def _checked_path(source: str | os.PathLike, name: str) -> str:
-    text = os.fspath(source)
-    path = Path(url2pathname(urlparse(text).path) if text.startswith("file://") else text)
-    if not path.exists():
-        raise VideoNotFoundError(f"There is no video file at {name}. Check the path (working directory: {Path.cwd()}).")
-    if path.is_dir():
-        raise VideoDecodeError(f"{name} is a directory, not a video file. Give the path of one file in it.")
-    if path.stat().st_size == 0:
-        raise VideoDecodeError(f"{name} is empty (0 bytes). Copy or download it again.")
-    return str(path.absolute())  # FFmpeg would take the "take2:" of a relative "take2:cut.mp4" for a protocol
-
-
-def _is_network_url(source: VideoSource) -> bool:
-    return isinstance(source, str) and source.startswith(("http://", "https://"))
-
-
-def _describe(source: VideoSource) -> str:
-    if isinstance(source, bytes):
-        return f"the video of {len(source)} bytes"
-    if isinstance(source, str | os.PathLike):
-        return f"'{os.fspath(source)}'"
-    return f"the video file object {getattr(source, 'name', type(source).__name__)!r}"
-
-
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    format_name = container.format.name
-    if format_name in _TEXT_FORMATS:
-        raise VideoDecodeError(f"{name} is a text file, not a video. Give a video file (mp4, mkv, webm, ...).")
-    if format_name == "image2" or format_name.endswith("_pipe"):
-        raise VideoDecodeError(f"{name} is a still picture ({format_name}), not a video. Pass it as an image.")
-    stream = container.streams.best("video")
-    if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of an album is no video
-        found = ", ".join(sorted({other.type for other in container.streams if other is not stream})) or "nothing"
-        raise VideoDecodeError(f"{name} has no video stream (found: {found}). Give a file that holds a video.")
-    if stream.codec_context is None:
-        raise VideoDecodeError(f"{name} holds video of a kind that FFmpeg has no decoder for. Convert it to H.264.")
-    return cast(VideoStream, stream)
-
-
 def _no_frame_message(source: VideoSource, num_shown: int) -> str:
     if num_shown == 0:
-        return f"{_describe(source)} has a video stream without a single frame. Record or download it again."
+        return f"{describe_source(source)} has a video stream without a single frame. Record or download it again."
     return (
-        f"None of the {num_shown} frames of {_describe(source)} can be decoded: it is damaged or encrypted. "
+        f"None of the {num_shown} frames of {describe_source(source)} can be decoded: it is damaged or encrypted. "
         "Get a whole copy, or convert it with ffmpeg."
     )

@@ -30,7 +30,23 @@ GeometrySource = Literal["points", "depth"]
 MIN_PIXELS, MAX_PIXELS = 128 * 28 * 28, 768 * 28 * 28
 
 
-class SpatialMLLMVideosKwargs(Qwen2VLVideoProcessorInitKwargs, total=False):
+# What choosing frames depends on, in a call or in the processor.
+OPTIONS = (
+    "do_sample_frames",
+    "num_frames",
+    "fps",
+    "max_frames",
+    "size",
+    "patch_size",
+    "merge_size",
+    "frame_sampling",
+    "num_candidate_frames",
+    "candidate_size",
+    "geometry_source",
+)
+
+
+class SpatialMLLMVideosKwargs(Qwen2VLVideoProcessorInitKwargs, total=False):  # type: ignore[call-arg]
     """Options of a call and of the saved processor, besides Qwen2-VL's.
 
     Attributes:
@@ -74,8 +90,9 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
     """Qwen2-VL's video processor with its own decoder (PyAV) and with uniform or space-aware frame sampling.
 
     A call takes a path, a URL, frames as an array, a tensor or a list (arrays, PIL images, image paths), or a list of
-    such videos, mixed; arrays hold 0..255 or floats in [0, 1]. A file gives exactly `num_frames` frames. Frames that are handed over are used as they are up
-    to `num_frames`, and sampled above it or when `num_frames` is named in the call.
+    such videos, mixed; arrays hold 0..255 or floats in [0, 1]. A file gives exactly `num_frames` frames. Frames that
+    are handed over are used as they are up to `num_frames`, and sampled above it or when `num_frames` is named in the
+    call.
     """
 
     size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}  # noqa: RUF012
@@ -169,10 +186,8 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Sampling options of a call, completed from the processor's own."""
-        names = ("do_sample_frames", "num_frames", "fps", "max_frames", "temporal_patch_size", "size", "patch_size")
-        names += ("merge_size", "frame_sampling", "num_candidate_frames", "candidate_size", "geometry_source")
-        own = {name: getattr(self, name, None) for name in names}
-        called = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        own = {name: getattr(self, name, None) for name in OPTIONS}
+        called = {name: kwargs[name] for name in OPTIONS if kwargs.get(name) is not None}
         if "fps" in called and "num_frames" in called:
             raise ValueError(f"num_frames={called['num_frames']} and fps={called['fps']} exclude each other.")
         return {**own, **called}
@@ -260,7 +275,7 @@ class _FrameReader:
         known, fps = self._known, self.fps
         if isinstance(self._video, torch.Tensor):
             height, width = self._video.shape[-2:]
-        else:
+        elif self._index is not None:
             height, width = self._index.height, self._index.width
         # Frames that were already picked out of a longer video keep their numbers there.
         if (original := known.get("frames_indices")) is not None:
@@ -300,7 +315,9 @@ def _check_options(options: dict[str, Any]) -> None:
     if options["num_candidate_frames"] < 1:
         raise ValueError(f"num_candidate_frames must be positive, got {options['num_candidate_frames']}.")
     if options["candidate_size"] < patch:
-        raise ValueError(f"candidate_size must be at least one patch of {patch} pixels, got {options['candidate_size']}.")
+        raise ValueError(
+            f"candidate_size must be at least one patch of {patch} pixels, got {options['candidate_size']}."
+        )
     longest, smallest = dict(options["size"]).get("longest_edge"), (patch * options["merge_size"]) ** 2
     if longest is not None and longest < smallest:
         raise ValueError(
