@@ -6,6 +6,7 @@ Shapes: B clips, S frames, H x W pixels (multiples of the patch size), P tokens 
 register tokens, then the patches row by row), C channels of a block.
 """
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,7 +68,7 @@ class VGGTPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _keys_to_ignore_on_load_unexpected = [*DROPPED_KEYS, *SPATIAL_MLLM_PARTS]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = list(DROPPED_KEYS)  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
@@ -211,6 +212,12 @@ class VGGTModel(VGGTPreTrainedModel):
             return PointMap(output.world_points[0], output.world_points_conf[0])
         extrinsics, intrinsics = decode_pose(output.pose_enc[0], *frames.shape[-2:])
         return PointMap(unproject_depth(output.depth[0, ..., 0], extrinsics, intrinsics), output.depth_conf[0])
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        """Called on the model being loaded: read out of a Spatial-MLLM, the rest of it is no surprise."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        others = re.compile("|".join(SPATIAL_MLLM_PARTS))
+        loading_info.unexpected_keys = {key for key in loading_info.unexpected_keys if not others.match(key)}
 
     def _run_dpt(
         self, head: VGGTDPTHead, layers: Sequence[torch.Tensor], frames: torch.Tensor
