@@ -64,6 +64,20 @@ def mixed_inputs(room_clip: Path, pictures: list[Image.Image]) -> list[Any]:
     ]
 
 
+@pytest.fixture
+def generate_calls(pipe: VideoQuestionAnsweringPipeline, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `generate` is called with; it answers as always."""
+    calls: list[dict[str, Any]] = []
+    generate = pipe.model.generate
+
+    def record(**inputs: Any) -> Any:
+        calls.append(inputs)
+        return generate(**inputs)
+
+    monkeypatch.setattr(pipe.model, "generate", record)
+    return calls
+
+
 def chat(video: Any, question: str) -> list[dict[str, Any]]:
     content = [{"type": "video", "video": video}, {"type": "text", "text": question}]
     return [{"role": "user", "content": content}]
@@ -185,29 +199,41 @@ def test_a_dataset_is_streamed(pipe: VideoQuestionAnsweringPipeline) -> None:
 
 
 def test_several_videos_are_seen_in_their_order(
-    pipe: VideoQuestionAnsweringPipeline, room_clip: Path, pictures: list[Image.Image]
+    pipe: VideoQuestionAnsweringPipeline,
+    room_clip: Path,
+    pictures: list[Image.Image],
+    generate_calls: list[dict[str, Any]],
 ) -> None:
     answer = pipe(videos=[room_clip, pictures], question=QUESTION, return_frames=True, **FEW)
     assert [len(frames) for frames in answer["frames"]] == [4, 4]
     assert [frame["image"] for frame in answer["frames"][1]] == pictures
-    swapped = pipe(videos=[pictures, room_clip], question=QUESTION, **FEW)
-    assert swapped["generated_text"] != answer["generated_text"]
+    pipe(videos=[pictures, room_clip], question=QUESTION, **FEW)
+    first, second = (call["video_grid_thw"].tolist() for call in generate_calls)
+    assert first == second[::-1]
+    assert first[0] != first[1]
     # Paths of videos under "video" are several videos too; a list of pictures is one.
     assert pipe([{"video": [room_clip, room_clip], "question": QUESTION}], return_frames=True, **FEW)[0]["frames"][1]
     assert len(pipe(video=pictures, question=QUESTION, return_frames=True, **FEW)["frames"]) == 1
 
 
+@pytest.mark.parametrize("form", ["path", "str", "array", "one array", "tensor"])
 def test_frames_are_one_video_in_whatever_form(
-    pipe: VideoQuestionAnsweringPipeline, pictures: list[Image.Image], tmp_path: Path
+    pipe: VideoQuestionAnsweringPipeline, pictures: list[Image.Image], tmp_path: Path, form: str
 ) -> None:
-    paths = []
-    for number, picture in enumerate(pictures):
-        paths.append(tmp_path / f"{number}.png")
-        picture.save(paths[-1])
+    paths = [tmp_path / f"{number}.png" for number in range(len(pictures))]
+    for path, picture in zip(paths, pictures):
+        picture.save(path)
+    arrays = [np.array(picture) for picture in pictures]
+    frames = {
+        "path": paths,
+        "str": [str(path) for path in paths],
+        "array": arrays,
+        "one array": np.stack(arrays),
+        "tensor": torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2),
+    }[form]
     answer = pipe(frames=pictures, question=QUESTION, return_frames=True, **FEW)
-    forms = (paths, [str(path) for path in paths], [np.array(picture) for picture in pictures])
-    for frames in (*forms, np.stack(forms[-1]), torch.from_numpy(np.stack(forms[-1])).permute(0, 3, 1, 2)):
-        assert pipe(frames=frames, question=QUESTION, return_frames=True, **FEW) == answer
+    assert pipe(frames=frames, question=QUESTION, return_frames=True, **FEW) == answer
+    assert pipe(video=frames, question=QUESTION, return_frames=True, **FEW) == answer
     assert indices_of(answer) == [0, 1, 2, 3]
     assert [frame["timestamp"] for frame in answer["frames"][0]] == [None] * 4
 
@@ -275,12 +301,29 @@ def test_uniform_sampling_needs_no_geometry(
         pipe(room_clip, QUESTION, num_frames=4)
 
 
-def test_sampling_options_reach_the_sampler(pipe: VideoQuestionAnsweringPipeline, room_clip: Path) -> None:
+def test_sampling_options_reach_the_sampler(
+    pipe: VideoQuestionAnsweringPipeline, room_clip: Path, generate_calls: list[dict[str, Any]]
+) -> None:
     by_rate = pipe(room_clip, QUESTION, frame_sampling="uniform", fps=2, max_new_tokens=1, return_frames=True)
     assert len(indices_of(by_rate)) == 6  # three seconds
-    default, training = pipe(room_clip, QUESTION, **FEW), pipe(room_clip, QUESTION, second_per_grid=0.5, **FEW)
-    assert default == pipe(room_clip, QUESTION, second_per_grid=1.0, **FEW)
-    assert training != default
+    pipe(room_clip, QUESTION, second_per_grid=0.5, **FEW)
+    assert [list(call["second_per_grid_ts"]) for call in generate_calls] == [[1.0], [0.5]]
+
+
+def test_depth_can_be_the_geometry(
+    pipe: VideoQuestionAnsweringPipeline, room_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = []
+    predict = pipe.model.predict_geometry
+
+    def record(frames: torch.Tensor, source: str = "points") -> Any:
+        sources.append((source, max(frames.shape[-2:])))
+        return predict(frames, source)
+
+    monkeypatch.setattr(pipe.model, "predict_geometry", record)
+    pipe(room_clip, QUESTION, geometry_source="depth", candidate_size=56, **FEW)
+    pipe(room_clip, QUESTION, candidate_size=84, **FEW)
+    assert sources == [("depth", 56), ("points", 84)]
 
 
 def test_options_hold_from_construction_until_a_call_says_otherwise(tiny_checkpoint: Path, room_clip: Path) -> None:
@@ -377,17 +420,15 @@ def test_generate_options_come_by_name_or_in_a_dictionary(pipe: VideoQuestionAns
         pipe(question="Where?", temprature=0.5)
 
 
-def test_an_answer_has_room_where_a_checkpoint_sets_no_limit(
-    tiny_checkpoint: Path, room_clip: Path, tmp_path: Path
-) -> None:
+def test_an_answer_has_room_where_a_checkpoint_sets_no_limit(tiny_checkpoint: Path) -> None:
     """transformers would end it after 20 tokens, the prompt included."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint)
     model.generation_config.max_new_tokens = None
-    model.generation_config.eos_token_id = None
-    model.generation_config.suppress_tokens = [*model.generation_config.suppress_tokens, model.config.eos_token_id]
+    model.generation_config.suppress_tokens += [model.generation_config.eos_token_id]  # never ends by itself
     processor = AutoProcessor.from_pretrained(tiny_checkpoint)
-    answer = pipeline(TASK, model=model, processor=processor)(question="Where?")
-    assert len(answer["generated_text"]) > 200
+    pipe = pipeline(TASK, model=model, processor=processor)
+    assert len(pipe(question="Where?")["generated_text"]) > 100
+    assert len(pipe(question="Where?", max_new_tokens=5)["generated_text"]) == 5
 
 
 # ---------------------------------------------------------------------------------------------- refusals
@@ -411,7 +452,7 @@ def test_an_unknown_key_is_named(pipe: VideoQuestionAnsweringPipeline, room_clip
 
 @pytest.mark.parametrize("inputs", ["room.mp4", 5, None])
 def test_a_question_has_to_come_along(pipe: VideoQuestionAnsweringPipeline, inputs: Any) -> None:
-    with pytest.raises(ValueError, match='Pass {"video"'):
+    with pytest.raises(ValueError, match=r'Pass \{"video"'):
         pipe(inputs)
 
 
@@ -424,7 +465,7 @@ def test_a_missing_file_is_named(pipe: VideoQuestionAnsweringPipeline, tmp_path:
     with pytest.raises(ValueError, match=r"no video file at .*gone\.mp4"):
         pipe(tmp_path / "gone.mp4", QUESTION)
     with pytest.raises(ValueError, match=r"no image file .*gone\.png"):
-        pipe(frames=[tmp_path / "gone.png"], question=QUESTION)
+        pipe(frames=[str(tmp_path / "gone.png")], question=QUESTION)
 
 
 @pytest.mark.parametrize("num_frames", [3, 0, -2])
@@ -436,7 +477,7 @@ def test_an_odd_or_senseless_number_of_frames_is_refused(
 
 
 def test_an_unknown_sampling_is_refused(pipe: VideoQuestionAnsweringPipeline, room_clip: Path) -> None:
-    with pytest.raises(ValueError, match="frame_sampling must be .* got 'random'"):
+    with pytest.raises(ValueError, match=r"frame_sampling must be .* got 'random'"):
         pipe(room_clip, QUESTION, frame_sampling="random")
 
 
@@ -463,6 +504,13 @@ def test_a_plain_qwen_processor_becomes_ours(pipe: VideoQuestionAnsweringPipelin
     adopted.processor.video_processor.size = own.video_processor.size
     adopted.processor.video_processor.candidate_size = own.video_processor.candidate_size
     assert adopted(room_clip, QUESTION, **FEW) == pipe(room_clip, QUESTION, **FEW)
+
+
+def test_a_saved_pipeline_answers_the_same(
+    pipe: VideoQuestionAnsweringPipeline, room_clip: Path, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path)
+    assert pipeline(TASK, model=str(tmp_path))(room_clip, QUESTION, **FEW) == pipe(room_clip, QUESTION, **FEW)
 
 
 # ---------------------------------------------------------------------------------------------- real clips

@@ -2,6 +2,8 @@
 
 Purpose: a clip for the demo and the tests without a download, and the ground that generated spatial questions stand on.
 
+    from spatial_mllm_hf.data.synthetic_rendering import render
+
     room = make_room(seed=0)
     extrinsics, intrinsics = camera_path(room, num_frames=64)
     write_clip(render(room, extrinsics, intrinsics).rgb, "room.mp4", fps=16)

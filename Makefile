@@ -1,0 +1,48 @@
+# Each target sets up what it needs: a virtual environment in .venv with the package installed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow check bench-full-size clean
+.DEFAULT_GOAL := demo
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing into $(VENV) (torch and torchvision: some minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+## A walk through a generated room, a tiny model with random weights, a question and an answer.
+demo: OUT := demo_output
+demo: $(INSTALLED)
+	@rm -rf $(OUT)
+	@$(BIN)/python examples/render_room.py $(OUT)/room.mp4
+	@$(BIN)/spatial-mllm make-tiny $(OUT)/tiny-spatial-mllm
+	@echo 'Asking: "How many chair(s) are in this room?"'
+	@$(BIN)/spatial-mllm ask $(OUT)/room.mp4 "How many chair(s) are in this room?" \
+		--model $(OUT)/tiny-spatial-mllm --contact-sheet $(OUT)/contact_sheet.png
+	@echo "(Random weights: these words are meaningless. A trained checkpoint is asked in the same way.)"
+	@echo "The frames that it was shown: $(OUT)/contact_sheet.png"
+
+## All tests but the slow ones, on two processes.
+test: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+
+test-slow: $(INSTALLED)
+	@$(BIN)/python -m pytest -m slow
+
+## Style, types, import directions.
+check: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_imports.py
+
+## A full-size model with random weights on 4 frames: about 6 minutes and 12 GiB on two cores.
+bench-full-size: $(INSTALLED)
+	@$(BIN)/python benchmarks/full_size.py
+
+clean:
+	@rm -rf $(VENV) demo_output build dist src/*.egg-info
