@@ -171,7 +171,9 @@ def report(
     """Prints what was measured as a markdown table."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    print(f"{parameters / 1e9:.2f} B parameters, weights {weights / GIB:.2f} GiB")
+    print(f"{parameters / 1e9:.2f} B parameters, weights {weights / GIB:.2f} GiB, of which:")
+    for name, part in model.model.named_children():
+        print(f"  {name}: {sum(parameter.numel() for parameter in part.parameters()) / 1e9:.2f} B")
     print(f"{meter.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {version}")
     print(f"{frames} of {candidates} frames, grid {inputs['video_grid_thw'].tolist()[0]}, ", end="")
     print(f"{inputs['input_ids'].shape[1]} prompt tokens\n")

@@ -13,8 +13,8 @@ LANGUAGE_MODEL = r"^model(?!\.(language_model|visual|spatial_encoder|connector))
 
 # Applied in order at load, in reverse order at save: v1.1 stands last, so its names are the ones written.
 V1_0_RENAMINGS = (
-    (r"^vggt", "model.spatial_encoder"),
     (r"^vggt_embedding_merger", "model.connector"),
+    (r"^vggt\.", "model.spatial_encoder."),
 )
 V1_1_RENAMINGS = (
     (r"^visual", "model.visual"),

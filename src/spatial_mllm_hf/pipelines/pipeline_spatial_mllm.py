@@ -8,6 +8,7 @@ Frames are chosen by the model's own geometry (`frame_sampling="space_aware"`) u
     pipe([{"role": "user", "content": [{"type": "video", "video": ...}, {"type": "text", "text": ...}]}])
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -32,6 +33,7 @@ SAMPLING_OPTIONS = (
     "fps",
 )
 DEFAULT_NEW_TOKENS = 256
+UNSET_MAX_LENGTH = 20  # of a GenerationConfig that nobody touched
 
 
 @dataclass
@@ -203,16 +205,18 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         return ModelOutput(new_tokens=sequences[:, prompt_length:], chosen=inputs["chosen"])
 
     def _generation_options(self, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
-        prepare = getattr(self, "_prepare_generate_kwargs", None)
-        if prepare is not None:  # transformers with generation parameters kept by the pipeline
-            generate_kwargs = prepare(generate_kwargs)
-        else:
-            generate_kwargs = {"generation_config": self.generation_config, **generate_kwargs}
-        limits = generate_kwargs.keys() & {"max_new_tokens", "max_length", "generation_config"}
-        config = self.model.generation_config
-        if not limits and config.max_new_tokens is None and config.max_length in (None, 20):
-            generate_kwargs["max_new_tokens"] = DEFAULT_NEW_TOKENS
-        return generate_kwargs
+        """Arguments of `generate`: what was set for the pipeline and for this call, in one configuration."""
+        # transformers keeps what was set for the pipeline in `generation_config` (5.18) or `_generate_kwargs` (later).
+        options = {**getattr(self, "_generate_kwargs", {}), **generate_kwargs}
+        config = options.pop("generation_config", None) or getattr(self, "generation_config", None)
+        config = copy.deepcopy(config or self.model.generation_config)
+        others = config.update(**options)
+        has_limit = "max_length" in options or config.max_length not in (None, UNSET_MAX_LENGTH)
+        if config.max_new_tokens is None and not has_limit:
+            config.max_new_tokens = DEFAULT_NEW_TOKENS
+        if config.max_new_tokens is not None:
+            config.max_length = None
+        return {"generation_config": config, **others}
 
     def postprocess(self, model_outputs: ModelOutput, return_frames: bool = False) -> list[Any]:
         """Texts, one entry for each chat."""
