@@ -245,7 +245,17 @@ def test_truncated_image_file(image_paths: list[Path]) -> None:
         ("picture.png", "'picture.png'"),
         ([Image.new("RGB", (8, 6)), "walk.mp4"], r"<PIL\.Image\.Image .* size=8x6"),
     ],
-    ids=["none", "number", "dict", "none_in_list", "grey_frame", "frame", "six_dimensions", "picture", "frame_and_video"],
+    ids=[
+        "none",
+        "number",
+        "dict",
+        "none_in_list",
+        "grey_frame",
+        "frame",
+        "six_dimensions",
+        "picture",
+        "frame_and_video",
+    ],
 )
 def test_what_is_no_video(videos: Any, what: str) -> None:
     with pytest.raises(ValueError, match=f"videos: cannot make a video of {what}.*Pass a path or URL, frames as"):

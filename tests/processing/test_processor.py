@@ -16,8 +16,13 @@ import pytest
 import torch
 from clips import write_clip
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoVideoProcessor, BatchFeature
-from transformers import Qwen2VLVideoProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoVideoProcessor,
+    BatchFeature,
+    Qwen2VLVideoProcessor,
+)
 
 from spatial_mllm_hf import SpatialMLLMProcessor, SpatialMLLMVideoProcessor, VGGTModel
 
@@ -141,9 +146,7 @@ def test_mixed_batch_holds_what_its_samples_hold(processor: Any, clip: str) -> N
 @pytest.mark.parametrize("num_frames", [2, 6, 16])
 def test_a_placeholder_for_each_merged_patch(processor: Any, clip: str, num_frames: int) -> None:
     images = [picture(0), picture(1, (56, 56))]
-    inputs = processor(
-        text=VIDEO + IMAGE * 2, videos=clip, images=images, num_frames=num_frames, return_tensors="pt"
-    )
+    inputs = processor(text=VIDEO + IMAGE * 2, videos=clip, images=images, num_frames=num_frames, return_tensors="pt")
     ids, types = inputs["input_ids"], inputs["mm_token_type_ids"]
     assert (ids == processor.video_token_id).sum() == inputs["video_grid_thw"].prod() // 4 == num_frames // 2 * 6
     assert (ids == processor.image_token_id).sum() == inputs["image_grid_thw"].prod(-1).sum() // 4 == 6 + 4
@@ -297,9 +300,7 @@ def loaded(tiny_checkpoint: Path) -> tuple[Any, VGGTModel]:
 
 
 @pytest.mark.parametrize("source", ["points", "depth"])
-def test_load_geometry_reads_vggt_alone(
-    loaded: tuple[Any, VGGTModel], tiny_checkpoint: Path, source: str
-) -> None:
+def test_load_geometry_reads_vggt_alone(loaded: tuple[Any, VGGTModel], tiny_checkpoint: Path, source: str) -> None:
     _, geometry = loaded
     whole = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint)
     assert type(geometry) is VGGTModel

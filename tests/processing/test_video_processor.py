@@ -253,9 +253,7 @@ def test_frames_above_num_frames_are_sampled(processor: SpatialMLLMVideoProcesso
 
 
 @pytest.mark.parametrize("num_frames", [2, 4, 8])
-def test_frames_are_sampled_when_the_call_names_a_number(
-    processor: SpatialMLLMVideoProcessor, num_frames: int
-) -> None:
+def test_frames_are_sampled_when_the_call_names_a_number(processor: SpatialMLLMVideoProcessor, num_frames: int) -> None:
     assert numbers_of(processor(numbered(*range(6)), num_frames=num_frames)) == evenly(6, num_frames)
 
 
@@ -274,7 +272,8 @@ def test_all_forms_of_the_same_frames_give_the_same_patches(
         Image.fromarray(frame).save(path)
     expected = processor(frames)
     channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    for form in (channels_first, channels_first[None], [Image.fromarray(frame) for frame in frames], paths, list(frames)):
+    images = [Image.fromarray(frame) for frame in frames]
+    for form in (channels_first, channels_first[None], images, paths, list(frames)):
         assert torch.equal(processor(form)["pixel_values_videos"], expected["pixel_values_videos"])
 
 
@@ -474,9 +473,7 @@ def test_space_aware_sampling_of_frames_and_short_clips(
     assert numbers_of(processor(write_clip(tmp_path / "short.mp4", 3, size=(WIDTH, HEIGHT)))) == evenly(3, 4)
 
 
-def test_space_aware_without_geometry_names_the_three_ways_out(
-    processor: SpatialMLLMVideoProcessor, clip: str
-) -> None:
+def test_space_aware_without_geometry_names_the_three_ways_out(processor: SpatialMLLMVideoProcessor, clip: str) -> None:
     with pytest.raises(ValueError, match='frame_sampling="space_aware" needs geometry') as caught:
         processor(clip, frame_sampling="space_aware")
     for way_out in ("bind_geometry(model)", "load_geometry(device=", 'frame_sampling="uniform"'):
@@ -492,7 +489,8 @@ def test_geometry_can_be_let_go(bound: tuple[SpatialMLLMVideoProcessor, Numbered
 
 @pytest.mark.parametrize("model", [object(), torch.nn.Linear(1, 1), SimpleNamespace(predict_geometry=3), "vggt"])
 def test_bind_geometry_refuses_what_has_none(processor: SpatialMLLMVideoProcessor, model: Any) -> None:
-    with pytest.raises(ValueError, match=rf"needs an object with predict_geometry\(frames\), got {type(model).__name__}"):
+    message = rf"bind_geometry needs an object with predict_geometry\(frames\), got {type(model).__name__}"
+    with pytest.raises(ValueError, match=message):
         processor.bind_geometry(model)
 
 
@@ -531,7 +529,7 @@ def test_fps_and_num_frames_exclude_each_other(processor: SpatialMLLMVideoProces
 
 
 def test_fps_needs_a_rate(processor: SpatialMLLMVideoProcessor) -> None:
-    with pytest.raises(ValueError, match="fps=2 needs the rate of the video.*pass video_metadata=.* or num_frames"):
+    with pytest.raises(ValueError, match=r"fps=2 needs the rate of the video.*pass video_metadata=.* or num_frames"):
         processor(numbered(1, 2, 3), fps=2)
 
 
