@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 
 ## All tests but the slow ones, on two processes.
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 
 test-slow: $(INSTALLED)
 	@$(BIN)/python -m pytest -m slow

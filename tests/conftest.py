@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Before anything imports the Hub's client, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tiny models gain nothing from threads, and test processes that share cores lose much.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

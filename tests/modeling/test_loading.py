@@ -104,7 +104,9 @@ def test_missing_geometry_is_an_error(cases: dict[str, Case], tmp_path: Path, pa
     kept = {name: tensor for name, tensor in weights_of(case.folder).items() if not name.startswith(part)}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text((case.folder / "config.json").read_text())
-    with pytest.raises(ValueError, match=r"lacks \d+ weights of the geometry branch.*allow_missing_spatial=True"):
+    with pytest.raises(
+        ValueError, match=r"lacks \d+ weights, such as \S+, of the geometry branch.*allow_missing_spatial=True"
+    ):
         SpatialMLLMForConditionalGeneration.from_pretrained(tmp_path)
     model = SpatialMLLMForConditionalGeneration.from_pretrained(tmp_path, allow_missing_spatial=True)
     assert all(parameter.isfinite().all() for parameter in model.parameters())

@@ -286,7 +286,7 @@ def test_placeholders_that_do_not_match_the_videos_are_refused(
     inputs = single(cases["v1.1"].inputs, 0)
     short = {**inputs, "input_ids": inputs["input_ids"][:, 5:], "attention_mask": inputs["attention_mask"][:, 5:]}
     short["input_ids"] = torch.where(short["input_ids"] == 504, 1, short["input_ids"])
-    with pytest.raises(ValueError, match="do not match|More images or videos"):
+    with pytest.raises(ValueError, match=r"do not match|More images or videos"):
         model(**short)
     two = cases["v1.1"].inputs
     with pytest.raises(ValueError, match=r"do not match|no video was given"):

@@ -181,7 +181,7 @@ def test_rotary_angles_are_rounded_to_bfloat16_as_in_the_public_code() -> None:
 
 
 def test_no_state_lives_outside_parameters(model: VGGTModel) -> None:
-    """Buffers that are not saved come back as garbage from `from_pretrained`, which fills a model on the meta device."""
+    """Buffers that are not saved come back as garbage from `from_pretrained`, which fills models made on meta."""
     assert list(model.named_buffers()) == []
 
 

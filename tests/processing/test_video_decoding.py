@@ -27,10 +27,10 @@ from PIL import Image
 import spatial_mllm_hf.processing.video_decoding_spatial_mllm as video_decoding
 from spatial_mllm_hf.processing.video_decoding_spatial_mllm import (
     VideoDecodeError,
-    VideoNotFoundError,
     decode_frames,
     index_video,
 )
+from spatial_mllm_hf.processing.video_source_spatial_mllm import VideoNotFoundError
 
 NUM_FRAMES = 40
 REORDERED = {"b_frames": 3, "open_gop": True}

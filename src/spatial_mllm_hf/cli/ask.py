@@ -16,7 +16,7 @@ def ask(
     model: str = common.ModelOption,
     frame_sampling: common.FrameSampling = common.SamplingOption,
     num_frames: int | None = common.NumFramesOption,
-    max_new_tokens: int | None = typer.Option(None, help="Longest answer. [default: the checkpoint's, or 256]"),
+    max_new_tokens: int | None = typer.Option(None, min=1, help="Longest answer. [default: the checkpoint's, or 256]"),
     device: str = common.DeviceOption,
     dtype: str = common.DtypeOption,
     as_json: bool = typer.Option(False, "--json", help="Print answer, frames and settings as JSON instead."),
@@ -25,6 +25,7 @@ def ask(
     """Answer a question about a video."""
     if not question.strip():
         raise ValueError("The question is empty.")
+    common.check_picture(contact_sheet)
     source = common.resolve_video(video)
     with common.Stages("load", "decode", "geometry", "encode") as stages:
         stages.begin("load")

@@ -93,12 +93,17 @@ def quiet_transformers() -> None:
 
 
 def resolve_video(video: str) -> Any:
-    """A path or URL as it is; a folder as the sorted list of its images.
+    """A path or URL as it is, a file looked at first; a folder as the sorted list of its images.
 
     Raises:
-        ValueError: for a folder without images.
+        ValueError: for a folder without images, or a file that is not there or no video.
     """
+    if video.startswith(("http://", "https://")):
+        return video
     if not os.path.isdir(video):
+        from ..processing.video_decoding_spatial_mllm import index_video
+
+        index_video(video)  # before a model of gigabytes is loaded for it
         return video
     images = [path for path in Path(video).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
@@ -144,6 +149,18 @@ class Stages:
         """Takes the bar away, for the answer to come."""
         if self._bar.live.is_started:
             self._bar.stop()
+
+
+def check_picture(path: Path | None) -> None:
+    """Looks at the name of a picture to be written before the work is done.
+
+    Raises:
+        ValueError: for a suffix that is no picture's.
+    """
+    from PIL import Image
+
+    if path is not None and path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--contact-sheet {path}: {path.suffix or 'no suffix'} is no picture; try .png or .jpg.")
 
 
 def write_contact_sheet(frames: "list[dict[str, Any]]", path: Path, columns: int = 4, width: int = 320) -> None:

@@ -4,6 +4,7 @@ import sys
 import warnings
 
 import typer
+from safetensors import SafetensorError
 
 from .ask import ask
 from .make_tiny import make_tiny
@@ -38,10 +39,13 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"spatial-mllm: warning: {message}\n"
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         if _State.traceback:
             raise
-        sys.stderr.write(f"spatial-mllm: error: {' '.join(str(error).split())}\n")
+        message = " ".join(str(error).split())
+        if isinstance(error, SafetensorError):
+            message = f"the checkpoint's weights cannot be read ({message}); get its safetensors files again."
+        sys.stderr.write(f"spatial-mllm: error: {message}\n")
         raise SystemExit(2) from None
 
 

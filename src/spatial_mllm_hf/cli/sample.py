@@ -24,6 +24,7 @@ def sample(
     contact_sheet: Path | None = common.ContactSheetOption,
 ) -> None:
     """Choose the frames of a video and show which."""
+    common.check_picture(contact_sheet)
     source = common.resolve_video(video)
     torch_device, torch_dtype = common.resolve_device(device), common.resolve_dtype(dtype)
     options = {"frame_sampling": frame_sampling, "num_frames": num_frames}

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
@@ -31,6 +32,9 @@ from .position_ids_spatial_mllm import IMAGE, TEXT, VIDEO, Grid, sequence_positi
 from .vggt_geometry import PointMap
 
 register_key_mappings()
+
+QWEN_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+HUB_OPTIONS = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download", "proxies")
 
 
 class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
@@ -58,14 +62,13 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
             ValueError: if weights of the geometry branch are missing and `allow_missing_spatial` is False.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        if not allow_missing_spatial and _is_plain_qwen(pretrained_model_name_or_path, kwargs):
+            raise ValueError(_missing_message(pretrained_model_name_or_path, "the whole"))
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         missing = sorted(key for key in info["missing_keys"] if _is_spatial(key))
         if missing and not allow_missing_spatial:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the geometry branch, such as "
-                f"{missing[0]!r}: it is not a complete Spatial-MLLM checkpoint, and random geometry would give random "
-                "answers. Pass allow_missing_spatial=True to start a new merge from it."
-            )
+            lacking = f"{len(missing)} weights, such as {missing[0]!r}, of the"
+            raise ValueError(_missing_message(pretrained_model_name_or_path, lacking))
         if getattr(model, "hf_quantizer", None) is None:
             # transformers would save by the renamings that this file happened to need; by default it takes our table.
             model._weight_conversions = None
@@ -373,6 +376,23 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
         if model_kwargs.get("mm_token_type_ids") is None and not inputs_tensor.is_floating_point():
             model_kwargs["mm_token_type_ids"] = self.model.token_types(inputs_tensor)
         return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+
+
+def _missing_message(name: Any, lacking: str) -> str:
+    return (
+        f"{name} lacks {lacking} geometry branch: it is not a complete Spatial-MLLM checkpoint, and random geometry "
+        "would give random answers. Pass allow_missing_spatial=True to start a new merge from it."
+    )
+
+
+def _is_plain_qwen(name: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a checkpoint says of itself that it is Qwen2.5-VL; seen before gigabytes are loaded."""
+    config = kwargs.get("config")
+    if config is None:
+        hub_options = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+        config, _ = PreTrainedConfig.get_config_dict(name, **hub_options)
+    architectures = (config if isinstance(config, dict) else vars(config)).get("architectures")
+    return architectures == [QWEN_ARCHITECTURE]
 
 
 def _is_spatial(key: str) -> bool:

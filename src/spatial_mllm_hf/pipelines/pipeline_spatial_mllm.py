@@ -9,9 +9,12 @@ Frames are chosen by the model's own geometry (`frame_sampling="space_aware"`) u
 """
 
 import copy
+import os
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -32,6 +35,7 @@ SAMPLING_OPTIONS = (
     "second_per_grid",
     "fps",
 )
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 DEFAULT_NEW_TOKENS = 256
 UNSET_MAX_LENGTH = 20  # of a GenerationConfig that nobody touched
 
@@ -100,6 +104,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """
         media = {key: kwargs.pop(key) for key in (*VIDEO_KEYS, *IMAGE_KEYS) if key in kwargs}
         if question is not None or media:
+            if isinstance(inputs, dict) or _is_chat(inputs) or (inputs is not None and "video" in media):
+                given = ", ".join([*media, *([] if question is None else ["question"])])
+                raise ValueError(f"Give the inputs once: got {reprlib.repr(inputs)} and also {given}.")
             if inputs is not None:
                 media["video"] = inputs
             inputs = {**media, "question": question}
@@ -109,10 +116,15 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         if isinstance(inputs, (str, bytes)) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")):
             raise ValueError(
                 'Pass {"video": ..., "question": ...}, video= and question=, chat messages, or a list of these; got '
-                f"{inputs!r}."
+                f"{reprlib.repr(inputs)}."
             )
         answers = self._stream(inputs, batch_size, kwargs)
         return list(answers) if isinstance(inputs, (list, tuple)) else answers
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Writes the model and the whole processor, as a checkpoint that this pipeline and the Auto classes read."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
 
     def _stream(self, inputs: Any, batch_size: int, kwargs: dict[str, Any]) -> Iterator[Any]:
         items = iter(inputs if isinstance(inputs, Iterable) else (inputs[index] for index in range(len(inputs))))
@@ -179,9 +191,9 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         for message in messages:
             content = message["content"]
             if not isinstance(content, str):
-                content = [dict(part) for part in content]
+                content = [_typed_part(part) for part in content]
                 for part in content:
-                    if part.get("type") == "video":
+                    if part["type"] == "video":
                         key = next((key for key in ("video", "url", "path") if key in part), "video")
                         frames, about = self.processor.video_processor.choose_frames(
                             part.pop(key, None), progress=progress, **options
@@ -243,13 +255,21 @@ def _is_chat(inputs: Any) -> bool:
     )
 
 
+def _typed_part(part: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a message's part with its type, which may be told by its key alone."""
+    kind = part.get("type") or next((kind for kind in ("video", "image", "text") if kind in part), None)
+    if kind is None:
+        raise ValueError(f'A part of a message needs a "type" of "video", "image" or "text", got {sorted(part)}.')
+    return {**part, "type": kind}
+
+
 def _as_messages(item: Any) -> Messages:
     """A chat as it is, or a dictionary of video, images and question as a chat."""
     if _is_chat(item):
         _check_question(" ".join(_texts(item)))
         return list(item)
     if not isinstance(item, dict):
-        raise ValueError(f'Each input must be {{"video": ..., "question": ...}} or a chat, got {item!r}.')
+        raise ValueError(f'Each input must be {{"video": ..., "question": ...}} or a chat, got {reprlib.repr(item)}.')
     unknown = set(item) - {*VIDEO_KEYS, *IMAGE_KEYS, *QUESTION_KEYS}
     if unknown:
         raise ValueError(f"Unknown keys {sorted(unknown)}; expected 'video' or 'images', and 'question'.")
@@ -276,8 +296,7 @@ def _separate(videos: Any, several: bool) -> list[Any]:
 
 def _is_source(video: Any) -> bool:
     """Whether this is the path or URL of a video, not of a picture."""
-    suffixes = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-    return hasattr(video, "__fspath__") or (isinstance(video, str) and not video.lower().endswith(suffixes))
+    return isinstance(video, (str, os.PathLike)) and PurePath(video).suffix.lower() not in IMAGE_SUFFIXES
 
 
 def _texts(messages: Messages) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 Video = str | torch.Tensor  # a source to decode, or uint8 or float frames [T, 3, H, W]
@@ -32,7 +32,7 @@ def load_videos(videos: Any) -> list[Video]:
 
 
 def _flatten(videos: Any) -> list[Video]:
-    if _is_source(videos):
+    if _is_path(videos):
         return [os.fspath(videos)]
     if _is_array(videos) and videos.ndim == 5:
         return [_channels_first(video) for video in videos]
@@ -60,16 +60,14 @@ def _is_image_path(value: Any) -> bool:
     return _is_path(value) and PurePath(value).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _is_source(value: Any) -> bool:
-    return _is_path(value) and not _is_image_path(value)
-
-
 def _is_frame(value: Any) -> bool:
     return isinstance(value, Image.Image) or (_is_array(value) and value.ndim in (2, 3)) or _is_image_path(value)
 
 
 def _stack_frames(frames: Sequence[Any]) -> torch.Tensor:
     tensors = [_channels_first(_load_frame(frame)[None])[0] for frame in frames]
+    if len({tensor.is_floating_point() for tensor in tensors}) > 1:
+        raise ValueError("videos: the frames of a video must be all integers in 0..255 or all floats, not mixed.")
     first = tensors[0].shape
     for number, tensor in enumerate(tensors):
         if tensor.shape != first:
@@ -85,14 +83,23 @@ def _load_frame(frame: Any) -> torch.Tensor:
         frame = _read_image(os.fspath(frame))
     if isinstance(frame, Image.Image):
         frame = np.array(frame.convert("RGB"))
-    frame = torch.as_tensor(frame)
+    frame = _as_tensor(frame)
     return frame if frame.ndim == 3 else frame[..., None].expand(-1, -1, 3)
 
 
+def _as_tensor(frames: Any) -> torch.Tensor:
+    """Arrays are copied where torch cannot look through them: flipped views and read-only memory."""
+    if isinstance(frames, np.ndarray):
+        frames = np.require(frames, requirements=["C", "W"])
+    return torch.as_tensor(frames)
+
+
 def _read_image(path: str) -> Image.Image:
+    if path.startswith(("http://", "https://")):
+        raise ValueError(f"videos: frames are not fetched from the network, got {path!r}; download the images first.")
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError as error:
         raise ValueError(f"videos: there is no image file {path!r}.") from error
     except (UnidentifiedImageError, OSError) as error:
@@ -101,7 +108,7 @@ def _read_image(path: str) -> Image.Image:
 
 def _channels_first(video: Any) -> torch.Tensor:
     """`[T, H, W, C]` or `[T, C, H, W]` with 1 or 3 channels → `[T, 3, H, W]`."""
-    video = torch.as_tensor(video)
+    video = _as_tensor(video)
     if video.shape[1] not in (1, 3) and video.shape[-1] in (1, 3):
         video = video.permute(0, 3, 1, 2)
     if video.shape[1] not in (1, 3):
@@ -116,4 +123,6 @@ def _size(shape: torch.Size) -> str:
 
 
 def _describe(value: Any) -> str:
-    return f"{type(value).__name__} of shape {list(value.shape)}" if _is_array(value) else f"{value!r}"
+    if _is_array(value):
+        return f"{type(value).__name__} of shape {list(value.shape)}"
+    return f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)

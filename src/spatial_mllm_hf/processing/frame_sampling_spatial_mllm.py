@@ -4,7 +4,7 @@ Space-aware sampling voxelises the scene that VGGT reconstructs from many candid
 each time the one that sees the most voxels not yet seen. Follows sa_sampling.py of the public code, choices included
 (ties go to the earliest frame); unlike it, `fill="uniform"` always returns as many frames as were asked for.
 
-Shapes: S candidate frames of H x W points, M points kept, V voxels, K frames chosen.
+Shapes: S candidate frames of H x W points, M points kept, K frames chosen.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -53,23 +53,24 @@ def select_frames(points: Any, confidence: Any, num_frames: int, fill: Fill = "u
     Raises:
         ValueError: for shapes that do not fit, no frames, K below 1 or an unknown fill.
     """
-    points, confidence = torch.as_tensor(points).float(), torch.as_tensor(confidence).float()
+    points, confidence = (torch.as_tensor(values).detach().float() for values in (points, confidence))
     _check_inputs(points, confidence, num_frames, fill)
     S = points.shape[0]
     kept = _confident(points, confidence)
     frame_of_point = torch.arange(S, device=points.device).repeat_interleave(kept[0].numel())[kept.flatten()]
-    voxel_ids, voxel_size = _voxelise(points[kept])
-    seen = np.zeros((S, int(voxel_ids.max()) + 1 if voxel_ids.numel() else 0), dtype=bool)
-    seen[frame_of_point.cpu().numpy(), voxel_ids.cpu().numpy()] = True
-    order = _greedy_cover(seen, num_frames)
+    voxel_of_point, voxel_size = _voxelise(points[kept])
+    total = int(voxel_of_point.max()) + 1 if voxel_of_point.numel() else 0
+    sightings = (frame_of_point * total + voxel_of_point).unique().cpu().numpy()
+    frames, voxels = np.divmod(sightings, max(total, 1))  # which frame sees which voxel, each pair once
+    order = _greedy_cover(frames, voxels, S, num_frames)
     if fill == "uniform":
         order = _fill_over_time(order, S, num_frames)
     return FrameSelection(
         indices=sorted(order),
         order=order,
-        covered=int(seen[order].any(axis=0).sum()),
+        covered=len(np.unique(voxels[np.isin(frames, order)])),
         voxel_size=voxel_size,
-        total_voxels=seen.shape[1],
+        total_voxels=total,
     )
 
 
@@ -105,8 +106,10 @@ def _voxelise(points: torch.Tensor) -> tuple[torch.Tensor, float]:
     if points.shape[0] == 0:
         return torch.empty(0, dtype=torch.long), 0.0
     low, high = points.amin(dim=0), points.amax(dim=0)
-    extents = high - low
-    voxel_size = extents[extents > 0].min() / VOXELS_PER_SHORTEST_SIDE if extents.any() else points.new_tensor(1.0)
+    if not (high - low).isfinite().all():
+        return _voxelise(points.double())
+    steps = (high - low) / VOXELS_PER_SHORTEST_SIDE
+    voxel_size = steps[steps > 0].min() if (steps > 0).any() else points.new_tensor(1.0)
     cells = torch.div(points - low, voxel_size).floor()
     sizes = ((high - low) / voxel_size).floor().double() + 1
     if sizes.prod() < 2**62:
@@ -117,18 +120,14 @@ def _voxelise(points: torch.Tensor) -> tuple[torch.Tensor, float]:
     return cells.unique(dim=0, return_inverse=True)[1], float(voxel_size)
 
 
-def _greedy_cover(seen: np.ndarray, num_frames: int) -> list[int]:
-    """Frames in the order picked, from `seen` `[S, V]`; stops when no frame sees anything new."""
-    unseen = np.ones(seen.shape[1], dtype=np.float32)
-    counts = seen.astype(np.float32)
+def _greedy_cover(frames: np.ndarray, voxels: np.ndarray, num_available: int, num_frames: int) -> list[int]:
+    """Frames in the order picked, from the pairs "this frame sees this voxel"; stops when nothing new is left."""
     order: list[int] = []
-    while len(order) < num_frames:
-        gains = counts @ unseen  # whole numbers far below 2**24: exact
-        best = int(gains.argmax())
-        if gains[best] == 0:
-            break
+    while len(order) < num_frames and len(frames) > 0:
+        best = int(np.bincount(frames, minlength=num_available).argmax())
         order.append(best)
-        unseen[seen[best]] = 0
+        new = ~np.isin(voxels, voxels[frames == best])
+        frames, voxels = frames[new], voxels[new]
     return order
 
 

@@ -73,10 +73,9 @@ class GeometrySlot:
         # Code that came from a repository may fetch its sibling classes from there too.
         options = {**self.hub_options, "trust_remote_code": __name__.startswith("transformers_modules.")}
         config = AutoConfig.from_pretrained(self.checkpoint, **options)
-        if getattr(config, "spatial_config", None) is None:  # a public v1.0 checkpoint: VGGT-1B's sizes
-            config = AutoConfig.for_model("spatial-mllm-vggt")
-        else:
-            config = config.spatial_config
+        config = getattr(config, "spatial_config", None) or {}
+        if isinstance(config, dict):  # a public v1.0 checkpoint, whose type is plain Qwen2.5-VL: VGGT-1B's sizes
+            config = AutoConfig.for_model("spatial-mllm-vggt", **config)
         model = AutoModel.from_pretrained(self.checkpoint, config=config, dtype=dtype or "auto", **options)
         if device is not None:
             model = model.to(device)

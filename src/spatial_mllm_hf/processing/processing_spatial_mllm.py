@@ -85,11 +85,12 @@ class SpatialMLLMProcessor(Qwen2_5_VLProcessor):
             ValueError: for placeholders that do not match, and as `SpatialMLLMVideoProcessor.preprocess`.
         """
         samples = [text] if isinstance(text, str) else text
+        if images is not None and not len(_flat(images)):
+            images = None
         inputs = super().__call__(images=images, text=text, videos=videos, **kwargs)
         if images is not None and samples is not None:
-            counts = [sample.count(self.image_token) for sample in samples]
-            as_tensor = isinstance(inputs["image_grid_thw"], torch.Tensor)
-            inputs["num_images_per_sample"] = torch.tensor(counts) if as_tensor else counts
+            counts = BatchFeature({"num_images_per_sample": [sample.count(self.image_token) for sample in samples]})
+            inputs.update(counts.convert_to_tensors(_return_tensors(kwargs)))
         return inputs
 
     @property
@@ -121,7 +122,14 @@ class SpatialMLLMProcessor(Qwen2_5_VLProcessor):
         return inputs, replacements
 
 
+def _return_tensors(kwargs: dict[str, Any]) -> Any:
+    """The kind of tensors that a call asked for, flat or among the tokenizer's options."""
+    return kwargs.get("return_tensors") or kwargs.get("text_kwargs", {}).get("return_tensors")
+
+
 def _flat(images: Any) -> list:
+    if hasattr(images, "ndim") and images.ndim == 4:
+        return list(images)
     if isinstance(images, (list, tuple)):
         return [image for item in images for image in _flat(item)]
     return [images]

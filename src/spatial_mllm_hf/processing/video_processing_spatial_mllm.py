@@ -43,6 +43,7 @@ OPTIONS = (
     "num_candidate_frames",
     "candidate_size",
     "geometry_source",
+    "second_per_grid",
 )
 
 
@@ -61,7 +62,7 @@ class SpatialMLLMVideosKwargs(Qwen2VLVideoProcessorInitKwargs, total=False):  # 
     num_candidate_frames: int
     candidate_size: int
     geometry_source: GeometrySource
-    second_per_grid: float
+    second_per_grid: int | float
 
 
 @dataclass
@@ -190,6 +191,8 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         called = {name: kwargs[name] for name in OPTIONS if kwargs.get(name) is not None}
         if "fps" in called and "num_frames" in called:
             raise ValueError(f"num_frames={called['num_frames']} and fps={called['fps']} exclude each other.")
+        if "num_frames" in called:
+            own["fps"] = None  # the processor's own rate gives way
         return {**own, **called}
 
     def _choose_frames(
@@ -272,23 +275,28 @@ class _FrameReader:
         return torch.from_numpy(decoded.frames).permute(0, 3, 1, 2), decoded.indices
 
     def metadata(self, indices: list[int], frame_sampling: str) -> SpatialVideoMetadata:
-        known, fps = self._known, self.fps
+        known, fps = (self._known if self.in_memory else {}), self.fps
         if isinstance(self._video, torch.Tensor):
             height, width = self._video.shape[-2:]
         elif self._index is not None:
             height, width = self._index.height, self._index.width
         # Frames that were already picked out of a longer video keep their numbers there.
         if (original := known.get("frames_indices")) is not None:
+            if len(original) != self.num_frames:
+                raise ValueError(
+                    f"video_metadata: frames_indices has {len(original)} entries for {self.num_frames} frames."
+                )
             indices = [int(original[index]) for index in indices]
         timestamps = None if fps is None else [index / fps for index in indices]
         if self._index is not None:
             timestamps = self._index.timestamps[indices].tolist()
+        total = known.get("total_num_frames") or self.num_frames
         return SpatialVideoMetadata(
-            total_num_frames=known.get("total_num_frames") or self.num_frames,
+            total_num_frames=total,
             fps=fps,
             width=width,
             height=height,
-            duration=known.get("duration") or (None if fps is None else self.num_frames / fps),
+            duration=known.get("duration") or (None if fps is None else total / fps),
             video_backend=None if self._index is None else "pyav",
             frames_indices=indices,
             frame_timestamps=timestamps,
@@ -302,6 +310,11 @@ def _silent(stage: str) -> None:
 
 def _check_options(options: dict[str, Any]) -> None:
     num_frames, patch = options["num_frames"], options["patch_size"]
+    for name in ("num_frames", "num_candidate_frames", "candidate_size"):
+        if not isinstance(options[name], int):
+            raise ValueError(f"{name} must be a whole number, got {options[name]!r}.")
+    if not 0 < options["second_per_grid"] < math.inf:
+        raise ValueError(f"second_per_grid must be a positive number of seconds, got {options['second_per_grid']}.")
     if options["fps"] is None and (num_frames < 2 or num_frames % 2):
         raise ValueError(
             f"num_frames must be a positive even number (the model merges frames in pairs), got {num_frames}."
@@ -335,7 +348,7 @@ def _num_frames(options: dict[str, Any], reader: _FrameReader) -> int:
             "video_metadata=[{'fps': ..., 'total_num_frames': ...}] or num_frames."
         )
     pairs = math.floor(reader.num_frames / reader.fps * options["fps"] / 2)
-    return 2 * max(1, min(pairs, options["max_frames"] // 2))
+    return 2 * max(1, min(pairs, options["max_frames"] // 2, reader.num_frames // 2))
 
 
 def _resize_candidates(frames: torch.Tensor, candidate_size: int, patch_size: int) -> torch.Tensor:
@@ -344,20 +357,27 @@ def _resize_candidates(frames: torch.Tensor, candidate_size: int, patch_size: in
     scale = candidate_size / max(height, width)
     target = [max(1, round(side * scale / patch_size)) * patch_size for side in (height, width)]
     resized = tvF.resize(frames, target, interpolation=tvF.InterpolationMode.BICUBIC, antialias=True)
-    return (resized.float() / 255).clamp(0, 1) if _has_levels(resized) else resized.clamp(0, 1)
+    return (resized.float() / 255 if _has_levels(frames) else resized).clamp(0, 1)
 
 
 def _load(videos: Any, do_rescale: bool) -> list[Video]:
-    """Videos in one form; frames in [0, 1] are brought to 0..255 where the processor is going to divide by 255."""
-    return [
-        video * 255 if do_rescale and isinstance(video, torch.Tensor) and not _has_levels(video) else video
-        for video in load_videos(videos)
-    ]
+    """Videos in one form; frames are brought to 8 bits where the processor is going to divide by 255."""
+    loaded = load_videos(videos)
+    if not do_rescale:
+        return loaded
+    return [_to_levels(video) if isinstance(video, torch.Tensor) else video for video in loaded]
+
+
+def _to_levels(frames: torch.Tensor) -> torch.Tensor:
+    if frames.dtype == torch.uint8:
+        return frames
+    levels = frames if _has_levels(frames) else frames * 255
+    return levels.round().clamp(0, 255).to(torch.uint8)
 
 
 def _has_levels(frames: torch.Tensor) -> bool:
     """Whether frames are in 0..255, as integers or floats, instead of [0, 1]."""
-    return not frames.is_floating_point() or bool(frames.max() > 1)
+    return not frames.is_floating_point() or frames.numel() == 0 or bool(frames.max() > 1)
 
 
 def _given_metadata(video_metadata: Any, num_videos: int) -> list[dict[str, Any]]:
