@@ -350,14 +350,12 @@ def test_arguments_that_do_not_parse_are_named(run: Command, arguments: list[str
 
 @pytest.fixture(scope="module")
 def plain_qwen(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen2.5-VL checkpoint with our processor. VGGT's tiny sizes stand in its config, so that none of 1B is made."""
+    """A Qwen2.5-VL checkpoint with our processor."""
     folder = tmp_path_factory.mktemp("plain") / "qwen"
     settings = json.loads((tiny_checkpoint / "config.json").read_text())
     kept = ("text_config", "vision_config", "tie_word_embeddings", "image_token_id", "video_token_id")
     config = Qwen2_5_VLConfig(**{name: settings[name] for name in kept})
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
-    written = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**written, "spatial_config": settings["spatial_config"]}))
     AutoProcessor.from_pretrained(tiny_checkpoint).save_pretrained(folder)
     return folder
 

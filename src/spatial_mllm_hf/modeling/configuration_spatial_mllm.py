@@ -161,7 +161,6 @@ class SpatialMLLMConfig(Qwen2_5_VLConfig):
     sub_configs = {  # noqa: RUF012 - transformers 5.18 and 5.19 read this name, later ones `sub_configs_defaults`
         **Qwen2_5_VLConfig.sub_configs,
         "spatial_config": VGGTConfig,
-        "connector_config": SpatialConnectorConfig,
     }
     sub_configs_defaults = dict(sub_configs)  # noqa: RUF012
 
