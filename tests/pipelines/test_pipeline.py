@@ -30,15 +30,6 @@ QUESTION = "How many chairs are in this room?"
 FEW: dict[str, Any] = {"num_frames": 4, "num_candidate_frames": 6, "max_new_tokens": 8}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices on two threads wait for each other, above all while another process uses the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pipe(tiny_checkpoint: Path) -> VideoQuestionAnsweringPipeline:
     return pipeline(TASK, model=str(tiny_checkpoint))
