@@ -10,6 +10,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -96,6 +97,7 @@ class _TransformersFinder(importlib.abc.MetaPathFinder):
     """Finds transformers' modules where the other finders do, with a loader that reports when they are imported."""
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()
         self._depth = 0
         self._waiting: list[str] = []
 
@@ -110,16 +112,19 @@ class _TransformersFinder(importlib.abc.MetaPathFinder):
         return spec
 
     def began(self) -> None:
-        self._depth += 1
+        with self._lock:
+            self._depth += 1
 
-    def ended(self, name: str) -> None:
-        self._depth -= 1
-        if name in REGISTRATIONS:
-            self._waiting.append(name)
-        if self._depth == 0:
-            waiting, self._waiting = self._waiting, []
-            for registry in waiting:
-                REGISTRATIONS[registry]()
+    def ended(self, name: str, imported: bool) -> None:
+        with self._lock:
+            self._depth -= 1
+            if imported and name in REGISTRATIONS:
+                self._waiting.append(name)
+            waiting: list[str] = []
+            if self._depth == 0:
+                waiting, self._waiting = self._waiting, []
+        for registry in waiting:
+            REGISTRATIONS[registry]()
 
 
 class _ReportingLoader(importlib.abc.Loader):
@@ -137,7 +142,9 @@ class _ReportingLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._finder.began()
+        imported = False
         try:
             self._loader.exec_module(module)
+            imported = True
         finally:
-            self._finder.ended(module.__name__)
+            self._finder.ended(module.__name__, imported)

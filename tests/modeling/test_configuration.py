@@ -74,6 +74,11 @@ def test_vggt_config_is_read_out_of_a_whole_one(reference: Path) -> None:
         ({"connector_config": {"connector_type": "q_former"}}, "unknown connector_type 'q_former', expected one of"),
         ({"connector_config": {"spatial_embeds_layer_idx": 24}}, "spatial_embeds_layer_idx=24 does not exist"),
         ({"connector_config": {"spatial_embeds_layer_idx": -25}}, "does not exist in a VGGT of 24 layers"),
+        ({"connector_config": "mlp_add"}, "connector_config must be a dictionary or an object, got 'mlp_add'"),
+        ({"spatial_fusion_scale": float("nan")}, "spatial_fusion_scale must be finite, got nan"),
+        ({"image_std": [0.0, 1.0, 1.0]}, "image_std positive ones"),
+        ({"image_mean": [0.5]}, "need three values each"),
+        ({"vision_config": {"temporal_patch_size": 1}}, "merge 2 frames, but vision_config.temporal_patch_size=1"),
         ({"spatial_config": {"patch_size": 16, "img_size": 512}}, "both branches see the same patches"),
     ],
 )

@@ -1,6 +1,7 @@
 """The public formats go in as they are, and public v1.1 names come out."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from spatial_mllm_hf import (
     SpatialMLLMConfig,
     SpatialMLLMForConditionalGeneration,
     SpatialMLLMModel,
+    VGGTConfig,
     VGGTModel,
 )
 from spatial_mllm_hf.modeling.key_mapping_spatial_mllm import DROPPED_KEYS
@@ -92,6 +94,22 @@ def test_vggt_is_read_out_of_a_whole_checkpoint(cases: dict[str, Case], name: st
     assert not info["unexpected_keys"]
 
 
+def test_vggt_of_a_v1_0_file_has_vggt_1bs_sizes_and_not_qwens(cases: dict[str, Case]) -> None:
+    config = VGGTConfig.from_pretrained(cases["v1.0"].folder)
+    assert (config.num_hidden_layers, config.num_attention_heads, config.embed_dim) == (24, 16, 1024)
+
+
+def test_vggt_is_read_in_the_precision_of_the_whole(cases: dict[str, Case], tmp_path: Path) -> None:
+    cases["v1.1"].load().to(torch.bfloat16).save_pretrained(tmp_path)
+    assert VGGTModel.from_pretrained(tmp_path).dtype == torch.bfloat16
+
+
+def test_config_may_be_a_path_of_its_own(cases: dict[str, Case]) -> None:
+    folder = cases["v1.1"].folder
+    model = SpatialMLLMForConditionalGeneration.from_pretrained(folder, config=str(folder))
+    assert same_weights(model, cases["v1.1"].load())
+
+
 def test_auto_class_reads_v1_1_with_its_geometry(cases: dict[str, Case]) -> None:
     model = AutoModelForImageTextToText.from_pretrained(cases["v1.1"].folder)
     assert type(model) is SpatialMLLMForConditionalGeneration
@@ -159,10 +177,6 @@ def test_a_merge_starts_from_a_plain_qwen(cases: dict[str, Case], qwen: Path, tm
 # --- full size, on the meta device ---
 
 
-def public_config(architecture: str, model_type: str) -> SpatialMLLMConfig:
-    return SpatialMLLMConfig(**PUBLIC_3B, architectures=[architecture])
-
-
 @pytest.mark.parametrize(
     ("manifest", "architecture", "may_be_new"),
     [
@@ -174,8 +188,6 @@ def public_config(architecture: str, model_type: str) -> SpatialMLLMConfig:
 def test_full_size_names_and_shapes(
     reference: Path, manifest: str, architecture: str, may_be_new: tuple[str, ...]
 ) -> None:
-    import re
-
     with torch.device("meta"):
         model = SpatialMLLMForConditionalGeneration(SpatialMLLMConfig(**PUBLIC_3B, architectures=[architecture]))
     ours = model.state_dict()

@@ -280,6 +280,21 @@ def test_token_types_are_derived_when_the_processor_did_not_give_them(
 
 
 @torch.no_grad()
+def test_embeddings_without_ids_get_the_same_positions(
+    cases: dict[str, Case], model: SpatialMLLMForConditionalGeneration
+) -> None:
+    inputs = cases["v1.1"].inputs
+    ids = inputs["input_ids"]
+    by_embedding = {name: value for name, value in inputs.items() if name != "input_ids"}
+    by_embedding |= {"inputs_embeds": model.get_input_embeddings()(ids)}
+    by_embedding |= {"mm_token_type_ids": model.model.token_types(ids)}
+    model.model.rope_deltas = None
+    assert_close(model(**by_embedding).logits, model(**inputs).logits, atol=1e-5)
+    generated = model.generate(**by_embedding, max_new_tokens=4, **NO_END)
+    assert torch.equal(generated[:, -4:], cases["v1.1"].outputs["generated"][:, :4])
+
+
+@torch.no_grad()
 def test_placeholders_that_do_not_match_the_videos_are_refused(
     cases: dict[str, Case], model: SpatialMLLMForConditionalGeneration
 ) -> None:

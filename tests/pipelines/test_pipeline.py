@@ -515,3 +515,10 @@ def test_real_clips_are_answered(pipe: VideoQuestionAnsweringPipeline, media: Pa
     assert {frame["image"].size for frame in answer["frames"][0]} == {(480, 640)}
     uniform = pipe(robot, QUESTION, frame_sampling="uniform", num_frames=2, max_new_tokens=1, return_frames=True)
     assert indices_of(uniform) == [0, 173]
+
+
+@pytest.mark.parametrize("key", ["video", "videos", "frames", "image", "images"])
+@pytest.mark.parametrize("nothing", [None, []])
+def test_nothing_to_look_at_is_no_answer(pipe: VideoQuestionAnsweringPipeline, key: str, nothing: Any) -> None:
+    with pytest.raises(ValueError, match=f"'{key}' is empty: pass what the question is about"):
+        pipe({key: nothing, "question": "How many chairs are there?"})

@@ -416,3 +416,45 @@ def test_options_of_loading_reach_the_video_processor(tiny_checkpoint: Path, cli
     inputs = processor(text=VIDEO, videos=clip, return_tensors="pt")
     assert inputs["video_grid_thw"].tolist() == [[2, 4, 6]]
     assert inputs["second_per_grid_ts"].tolist() == [0.5]
+
+
+def test_nested_images_have_to_be_those_of_their_text(processor: SpatialMLLMProcessor) -> None:
+    picture = Image.new("RGB", (56, 56))
+    text = ["<|image_pad|>", "<|image_pad|>"]
+    with pytest.raises(ValueError, match=r"the texts have \[1, 1\] image placeholders, but the samples hold \[2, 0\]"):
+        processor(text=text, images=[[picture, picture], []])
+
+
+def test_scenes_come_in_the_tensors_asked_for_in_nested_options(processor: SpatialMLLMProcessor) -> None:
+    picture = Image.new("RGB", (56, 56))
+    inputs = processor(text="<|image_pad|>", images=picture, common_kwargs={"return_tensors": "pt"})
+    assert torch.equal(inputs["num_images_per_sample"], torch.tensor([1]))
+
+
+def test_a_public_checkpoints_processor_becomes_ours(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Public folders hold `preprocessor_config.json` and name Qwen2.5-VL's processor, as transformers 4 wrote them."""
+    tiny = AutoProcessor.from_pretrained(tiny_checkpoint)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(tiny.chat_template)
+    settings = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": tiny.video_processor.image_mean,
+        "image_std": tiny.video_processor.image_std,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    ours = SpatialMLLMProcessor.from_pretrained(tmp_path)
+    assert type(ours.video_processor) is SpatialMLLMVideoProcessor
+    assert (ours.video_processor.size.shortest_edge, ours.video_processor.size.longest_edge) == (100352, 602112)
+    assert ours.image_processor.size.longest_edge == 12845056
+
+
+def test_geometry_on_a_device_that_is_not_there(tiny_checkpoint: Path) -> None:
+    processor = SpatialMLLMProcessor.from_pretrained(tiny_checkpoint)
+    with pytest.raises(ValueError, match="device='nowhere' is not there"):
+        processor.load_geometry(device="nowhere")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
 
 DEFAULT_MODEL = "Diankun/Spatial-MLLM-v1.1-Instruct-820K"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 FrameSampling = Literal["space_aware", "uniform"]
@@ -105,9 +104,11 @@ def resolve_video(video: str) -> Any:
 
         index_video(video)  # before a model of gigabytes is loaded for it
         return video
+    from ..processing.frame_loading_spatial_mllm import IMAGE_SUFFIXES
+
     images = [path for path in Path(video).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        raise ValueError(f"The folder {video} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+        raise ValueError(f"The folder {video} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return [str(path) for path in sorted(images, key=_natural_key)]
 
 

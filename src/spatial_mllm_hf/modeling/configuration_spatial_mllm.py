@@ -6,6 +6,7 @@ is Qwen2.5-VL's (flat public files are read too) with `spatial_config`, `connect
 fusion added.
 """
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -14,6 +15,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLCo
 
 GeometryHead = Literal["camera", "depth", "points"]
 GEOMETRY_HEADS: tuple[GeometryHead, ...] = ("camera", "depth", "points")
+FRAMES_MERGED = 2  # into one token, by both branches
 CONNECTOR_TYPES = ("mlp_add", "merger")
 # What the two public formats call their model. v1.0 files carry neither a spatial nor a connector configuration.
 V1_0_ARCHITECTURE = "Qwen2_5_VL_VGGTForConditionalGeneration"
@@ -65,6 +67,16 @@ class VGGTConfig(PreTrainedConfig):
     heads: list[str] | tuple[str, ...] = GEOMETRY_HEADS
     initializer_range: float = 0.02
     layer_scale_init_value: float = 0.01
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") not in READABLE_MODEL_TYPES:
+            return config_dict, kwargs
+        # A whole Spatial-MLLM: its part for VGGT, which a v1.0 file leaves out, in the precision of the whole.
+        spatial = dict(config_dict.get("spatial_config") or {})
+        dtype = config_dict.get("dtype") or config_dict.get("torch_dtype") or spatial.get("dtype")
+        return {**spatial, "dtype": dtype}, kwargs
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -175,6 +187,8 @@ class SpatialMLLMConfig(Qwen2_5_VLConfig):
         if self.connector_config is None:
             is_v1_0 = V1_0_ARCHITECTURE in (self.architectures or [])
             self.connector_config = {"connector_type": "merger" if is_v1_0 else "mlp_add"}
+        if not isinstance(self.connector_config, (dict, PreTrainedConfig)):
+            raise ValueError(f"connector_config must be a dictionary or an object, got {self.connector_config!r}.")
         if not isinstance(self.connector_config, PreTrainedConfig):
             self.connector_config = SpatialConnectorConfig(**self.connector_config)
         if not isinstance(self.spatial_config, PreTrainedConfig):
@@ -196,6 +210,20 @@ class SpatialMLLMConfig(Qwen2_5_VLConfig):
 
     def _check_fusion(self) -> None:
         spatial, vision = self.spatial_config, self.vision_config
+        if not math.isfinite(self.spatial_fusion_scale):
+            raise ValueError(
+                f"SpatialMLLMConfig: spatial_fusion_scale must be finite, got {self.spatial_fusion_scale}."
+            )
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise ValueError(
+                "SpatialMLLMConfig: image_mean and image_std need three values each and image_std positive ones, got "
+                f"{list(self.image_mean)} and {list(self.image_std)}."
+            )
+        if vision.temporal_patch_size != FRAMES_MERGED:
+            raise ValueError(
+                f"SpatialMLLMConfig: the connectors merge {FRAMES_MERGED} frames, but vision_config."
+                f"temporal_patch_size={vision.temporal_patch_size}."
+            )
         if spatial.patch_size != vision.patch_size:
             raise ValueError(
                 f"SpatialMLLMConfig: spatial_config.patch_size={spatial.patch_size} and vision_config.patch_size="

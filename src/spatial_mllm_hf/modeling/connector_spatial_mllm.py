@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
-from .configuration_spatial_mllm import SpatialMLLMConfig
+from .configuration_spatial_mllm import FRAMES_MERGED, SpatialMLLMConfig
 
-FRAMES_MERGED = 2
 NORM_EPS = 1e-6
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-TEMPORAL_PATCH = 2
+from .configuration_spatial_mllm import FRAMES_MERGED
 
 
 def frames_from_patches(
@@ -30,8 +30,8 @@ def frames_from_patches(
     """
     T, h, w = (int(size) for size in grid_thw)
     m, p = merge_size, patch_size
-    x = patches.float().view(T, h // m, w // m, m, m, 3, TEMPORAL_PATCH, p, p)
-    x = x.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(T * TEMPORAL_PATCH, 3, h * p, w * p)
+    x = patches.float().view(T, h // m, w // m, m, m, 3, FRAMES_MERGED, p, p)
+    x = x.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(T * FRAMES_MERGED, 3, h * p, w * p)
     mean_map = torch.tensor(list(mean), device=x.device).view(3, 1, 1)
     std_map = torch.tensor(list(std), device=x.device).view(3, 1, 1)
     return (x * std_map + mean_map).clamp(0, 1)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
@@ -27,14 +26,12 @@ from .configuration_spatial_mllm import SpatialMLLMConfig
 from .connector_spatial_mllm import build_connector
 from .frame_recovery_spatial_mllm import frames_from_patches
 from .key_mapping_spatial_mllm import DROPPED_KEYS, register_key_mappings
+from .loading_spatial_mllm import is_plain_qwen, is_spatial_weight, missing_message
 from .modeling_vggt import PointSource, VGGTModel
 from .position_ids_spatial_mllm import IMAGE, TEXT, VIDEO, Grid, sequence_positions
 from .vggt_geometry import PointMap
 
 register_key_mappings()
-
-QWEN_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
-HUB_OPTIONS = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download", "proxies")
 
 
 class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
@@ -62,13 +59,13 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
             ValueError: if weights of the geometry branch are missing and `allow_missing_spatial` is False.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        if not allow_missing_spatial and _is_plain_qwen(pretrained_model_name_or_path, kwargs):
-            raise ValueError(_missing_message(pretrained_model_name_or_path, "the whole"))
+        if not allow_missing_spatial and is_plain_qwen(pretrained_model_name_or_path, kwargs):
+            raise ValueError(missing_message(pretrained_model_name_or_path, "the whole"))
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        missing = sorted(key for key in info["missing_keys"] if _is_spatial(key))
+        missing = sorted(key for key in info["missing_keys"] if is_spatial_weight(key))
         if missing and not allow_missing_spatial:
             lacking = f"{len(missing)} weights, such as {missing[0]!r}, of the"
-            raise ValueError(_missing_message(pretrained_model_name_or_path, lacking))
+            raise ValueError(missing_message(pretrained_model_name_or_path, lacking))
         if getattr(model, "hf_quantizer", None) is None:
             # transformers would save by the renamings that this file happened to need; by default it takes our table.
             model._weight_conversions = None
@@ -208,6 +205,14 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
                 f"More images or videos were given than the text has placeholders for: the one of grid {grid} is left."
             )
         return positions, torch.tensor(deltas, device=input_ids.device)[:, None]
+
+    def compute_3d_position_ids(
+        self, input_ids: torch.Tensor | None = None, mm_token_type_ids: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor | None:
+        """Qwen2.5-VL's; embeddings without ids get 3D positions too when their token types are given."""
+        if input_ids is None and mm_token_type_ids is not None:
+            input_ids = mm_token_type_ids.long()  # only their shape counts
+        return super().compute_3d_position_ids(input_ids=input_ids, mm_token_type_ids=mm_token_type_ids, **kwargs)
 
     def token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
         """0 for text, 1 for image and 2 for video placeholders: what the processor gives as mm_token_type_ids."""
@@ -373,31 +378,12 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
     def _prepare_position_ids_for_generation(
         self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]
     ) -> torch.Tensor:
-        if model_kwargs.get("mm_token_type_ids") is None and not inputs_tensor.is_floating_point():
+        token_types = model_kwargs.get("mm_token_type_ids")
+        if token_types is None and not inputs_tensor.is_floating_point():
             model_kwargs["mm_token_type_ids"] = self.model.token_types(inputs_tensor)
+        elif token_types is not None and inputs_tensor.is_floating_point():
+            inputs_tensor = token_types.long()  # embeddings: only their shape counts
         return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-
-
-def _missing_message(name: Any, lacking: str) -> str:
-    return (
-        f"{name} lacks {lacking} geometry branch: it is not a complete Spatial-MLLM checkpoint, and random geometry "
-        "would give random answers. Pass allow_missing_spatial=True to start a new merge from it."
-    )
-
-
-def _is_plain_qwen(name: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a checkpoint says of itself that it is Qwen2.5-VL; seen before gigabytes are loaded."""
-    config = kwargs.get("config")
-    if config is None:
-        hub_options = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
-        config, _ = PreTrainedConfig.get_config_dict(name, **hub_options)
-    architectures = (config if isinstance(config, dict) else vars(config)).get("architectures")
-    return architectures == [QWEN_ARCHITECTURE]
-
-
-def _is_spatial(key: str) -> bool:
-    """Whether a weight of ours belongs to the geometry branch."""
-    return key.removeprefix("model.").startswith(("spatial_encoder.", "connector."))
 
 
 def _is_trained(module: nn.Module) -> bool:
@@ -413,7 +399,7 @@ def _image_scenes(image_grid_thw: torch.Tensor, num_images_per_sample: torch.Ten
     grids = image_grid_thw.tolist()
     if num_images_per_sample is None:
         return [[index] for index in range(len(grids))]
-    counts = num_images_per_sample.tolist()
+    counts = torch.as_tensor(num_images_per_sample).tolist()
     if sum(counts) != len(grids):
         raise ValueError(
             f"num_images_per_sample={counts} adds up to {sum(counts)}, but image_grid_thw holds {len(grids)} images."

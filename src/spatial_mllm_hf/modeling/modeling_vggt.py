@@ -156,7 +156,7 @@ class VGGTModel(VGGTPreTrainedModel):
     def forward(
         self,
         frames: torch.Tensor,
-        heads: Collection[GeometryHead] = (),
+        heads: Collection[GeometryHead] | None = (),
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> VGGTOutput:
@@ -171,6 +171,7 @@ class VGGTModel(VGGTPreTrainedModel):
         Raises:
             ValueError: for frames as in `encode`, or a head that is unknown or that this model does not have.
         """
+        heads = () if heads is None else heads
         self._check_frames(frames)
         self._check_heads(heads)
         depth = self.config.num_hidden_layers

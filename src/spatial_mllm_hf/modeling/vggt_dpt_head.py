@@ -132,9 +132,9 @@ def _with_positions(x: torch.Tensor, aspect_ratio: float) -> torch.Tensor:
     columns = torch.linspace(-span_x * (width - 1) / width, span_x * (width - 1) / width, width)
     rows = torch.linspace(-span_y * (height - 1) / height, span_y * (height - 1) / height, height)
     half = channels // 2
-    columns = _sincos(columns, half).T[:, None, :].expand(half, height, width)
-    rows = _sincos(rows, half).T[:, :, None].expand(half, height, width)
-    return x + POSITION_SCALE * torch.cat([columns, rows]).to(x.device, x.dtype)
+    columns = _sincos(columns, half).T.to(x.device, x.dtype)[:, None, :].expand(half, height, width)
+    rows = _sincos(rows, half).T.to(x.device, x.dtype)[:, :, None].expand(half, height, width)
+    return x + POSITION_SCALE * torch.cat([columns, rows])
 
 
 def _sincos(positions: torch.Tensor, dim: int) -> torch.Tensor:

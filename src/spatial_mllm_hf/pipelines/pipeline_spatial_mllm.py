@@ -273,6 +273,9 @@ def _as_messages(item: Any) -> Messages:
     unknown = set(item) - {*VIDEO_KEYS, *IMAGE_KEYS, *QUESTION_KEYS}
     if unknown:
         raise ValueError(f"Unknown keys {sorted(unknown)}; expected 'video' or 'images', and 'question'.")
+    for key in (*VIDEO_KEYS, *IMAGE_KEYS):
+        if key in item and (item[key] is None or (isinstance(item[key], (list, tuple)) and not item[key])):
+            raise ValueError(f"{key!r} is empty: pass what the question is about, or leave it out to ask without.")
     question = next((item[key] for key in QUESTION_KEYS if item.get(key) is not None), None)
     _check_question(question)
     content: list[dict[str, Any]] = []

@@ -3,6 +3,11 @@
 from typing import Any, Protocol
 
 import torch
+from transformers import AutoConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+MODEL_TYPE, REMOTE_CLASS = "spatial-mllm-vggt", "modeling_vggt.VGGTModel"
 
 
 class GeometryModel(Protocol):
@@ -61,23 +66,31 @@ class GeometrySlot:
         """Reads VGGT out of the checkpoint that the processor came from, and keeps it.
 
         Raises:
-            ValueError: if the processor was not made by `from_pretrained`.
+            ValueError: if the processor was not made by `from_pretrained`, or the device is not there.
         """
-        from transformers import AutoConfig, AutoModel
-
         if self.checkpoint is None:
             raise ValueError(
                 "load_geometry needs to know the checkpoint: make the processor with from_pretrained, "
                 "or load a VGGTModel yourself and pass it to bind_geometry."
             )
-        # Code that came from a repository may fetch its sibling classes from there too.
-        options = {**self.hub_options, "trust_remote_code": __name__.startswith("transformers_modules.")}
-        config = AutoConfig.from_pretrained(self.checkpoint, **options)
-        config = getattr(config, "spatial_config", None) or {}
-        if isinstance(config, dict):  # a public v1.0 checkpoint, whose type is plain Qwen2.5-VL: VGGT-1B's sizes
-            config = AutoConfig.for_model("spatial-mllm-vggt", **config)
-        model = AutoModel.from_pretrained(self.checkpoint, config=config, dtype=dtype or "auto", **options)
+        _check_device(device)
+        model = self._vggt_class().from_pretrained(self.checkpoint, dtype=dtype or "auto", **self.hub_options)
         if device is not None:
             model = model.to(device)
         self.bind(model.eval())
         return model
+
+    def _vggt_class(self) -> Any:
+        """VGGTModel, by way of transformers: the files of this folder know only their siblings."""
+        if __name__.startswith("transformers_modules."):  # remote code: its model lies in the same repository
+            return get_class_from_dynamic_module(REMOTE_CLASS, self.checkpoint, **self.hub_options)
+        return MODEL_MAPPING[type(AutoConfig.for_model(MODEL_TYPE))]
+
+
+def _check_device(device: Any) -> None:
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for unknown and for absent devices
+        raise ValueError(f"device={device!r} is not there: {str(error).splitlines()[0]}") from error

@@ -87,10 +87,14 @@ class SpatialMLLMProcessor(Qwen2_5_VLProcessor):
         samples = [text] if isinstance(text, str) else text
         if images is not None and not len(_flat(images)):
             images = None
-        inputs = super().__call__(images=images, text=text, videos=videos, **kwargs)
+        counts = None
         if images is not None and samples is not None:
-            counts = BatchFeature({"num_images_per_sample": [sample.count(self.image_token) for sample in samples]})
-            inputs.update(counts.convert_to_tensors(_return_tensors(kwargs)))
+            counts = [sample.count(self.image_token) for sample in samples]
+            _check_images_by_sample(images, counts)
+        inputs = super().__call__(images=images, text=text, videos=videos, **kwargs)
+        if counts is not None:
+            scenes = BatchFeature({"num_images_per_sample": counts})
+            inputs.update(scenes.convert_to_tensors(_return_tensors(kwargs)))
         return inputs
 
     @property
@@ -123,8 +127,19 @@ class SpatialMLLMProcessor(Qwen2_5_VLProcessor):
 
 
 def _return_tensors(kwargs: dict[str, Any]) -> Any:
-    """The kind of tensors that a call asked for, flat or among the tokenizer's options."""
-    return kwargs.get("return_tensors") or kwargs.get("text_kwargs", {}).get("return_tensors")
+    """The kind of tensors that a call asked for, flat or among its nested options."""
+    nested = [kwargs.get(group) or {} for group in ("text_kwargs", "common_kwargs")]
+    return next((group["return_tensors"] for group in (kwargs, *nested) if group.get("return_tensors")), None)
+
+
+def _check_images_by_sample(images: Any, counts: list[int]) -> None:
+    """Images nested by sample have to be those that each text speaks of; transformers compares the sums alone."""
+    nested = isinstance(images, (list, tuple)) and all(isinstance(sample, (list, tuple)) for sample in images)
+    if nested and len(images) == len(counts) and [len(sample) for sample in images] != counts:
+        raise ValueError(
+            f"images: the texts have {counts} image placeholders, but the samples hold "
+            f"{[len(sample) for sample in images]} images."
+        )
 
 
 def _flat(images: Any) -> list:
