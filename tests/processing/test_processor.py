@@ -224,9 +224,9 @@ def test_time_between_frames_is_a_setting(
 @pytest.mark.parametrize(
     ("placeholders", "videos", "message"),
     [
-        (1, 2, "Found total 1 .*video_pad.* tokens and 2 videos"),
-        (2, 1, "Found total 2 .*video_pad.* tokens and 1 videos"),
-        (0, 1, "Found total 0 .*video_pad.* tokens and 1 videos"),
+        (1, 2, "Found 1 .*video_pad.* tokens in the text but 2 videos"),
+        (2, 1, "Found 2 .*video_pad.* tokens in the text but 1 videos"),
+        (0, 1, "Found 0 .*video_pad.* tokens in the text but 1 videos"),
         (3, 0, "Found 3 .*video_pad.* tokens in the text but no videos"),
     ],
 )
@@ -242,8 +242,8 @@ def test_placeholders_that_do_not_match_the_videos(
 @pytest.mark.parametrize(
     ("placeholders", "images", "message"),
     [
-        (1, 2, "Found total 1 .*image_pad.* tokens and 2 images"),
-        (2, 1, "Found total 2 .*image_pad.* tokens and 1 images"),
+        (1, 2, "Found 1 .*image_pad.* tokens in the text but 2 images"),
+        (2, 1, "Found 2 .*image_pad.* tokens in the text but 1 images"),
         (2, 0, "Found 2 .*image_pad.* tokens in the text but no images"),
     ],
 )

@@ -102,9 +102,13 @@ class SpatialMLLMProcessor(Qwen2_5_VLProcessor):
         return [*super().model_input_names, "num_images_per_sample"]
 
     def prepare_inputs_layout(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> tuple:
-        """As in transformers; videos become a flat list of sources and frames."""
+        """As in transformers; videos become a flat list of sources and frames, and placeholders are counted."""
         if videos is not None:
             videos = load_videos(videos)
+        if text is not None:
+            texts = [text] if isinstance(text, str) else text
+            _check_placeholders(texts, self.video_token, "video", len(videos or []))
+            _check_placeholders(texts, self.image_token, "image", 0 if images is None else len(_flat(images)))
         return super().prepare_inputs_layout(images=images, text=text, videos=videos, **kwargs)
 
     def _process_images(self, images: Any, **kwargs: Any) -> tuple:
@@ -130,6 +134,15 @@ def _return_tensors(kwargs: dict[str, Any]) -> Any:
     """The kind of tensors that a call asked for, flat or among its nested options."""
     nested = [kwargs.get(group) or {} for group in ("text_kwargs", "common_kwargs")]
     return next((group["return_tensors"] for group in (kwargs, *nested) if group.get("return_tensors")), None)
+
+
+def _check_placeholders(texts: list[str], token: str, kind: str, num_given: int) -> None:
+    total = sum(text.count(token) for text in texts)
+    if total != num_given:
+        raise ValueError(
+            f"Found {total} {token} tokens in the text but {num_given or 'no'} {kind}s: each {kind} needs one "
+            "placeholder, and each placeholder one of them."
+        )
 
 
 def _check_images_by_sample(images: Any, counts: list[int]) -> None:
