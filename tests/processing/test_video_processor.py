@@ -653,3 +653,15 @@ def test_frame_numbers_survive_the_patches(processor: SpatialMLLMVideoProcessor)
     shown = frames_of(processor(frames))
     torch.testing.assert_close(shown, torch.from_numpy(frames).permute(0, 3, 1, 2).float(), atol=1e-2, rtol=0)
     assert [read_frame_number(frame) for frame in frames] == [0, 85, 170, 255]
+
+
+def test_chosen_frames_keep_their_numbers_and_times_when_they_are_handed_on(
+    processor: SpatialMLLMVideoProcessor, tmp_path: Path
+) -> None:
+    pts = [0, 100, 500, 600, 2000, 2100, 2200, 4000]  # milliseconds
+    write_clip(tmp_path / "clip.mp4", len(pts), fps=10, pts=pts)
+    frames, chosen = processor.choose_frames(str(tmp_path / "clip.mp4"), num_frames=4)
+    outputs = processor(frames, video_metadata=[chosen], do_sample_frames=False, return_metadata=True)
+    again = outputs["video_metadata"][0]
+    assert again.frames_indices == chosen.frames_indices == [0, 2, 5, 7]
+    assert again.timestamps == chosen.timestamps == pytest.approx([0.0, 0.5, 2.1, 4.0])

@@ -280,16 +280,19 @@ class _FrameReader:
             height, width = self._video.shape[-2:]
         elif self._index is not None:
             height, width = self._index.height, self._index.width
-        # Frames that were already picked out of a longer video keep their numbers there.
+        # Frames that were already picked out of a longer video keep their numbers and times there.
+        stamps = known.get("frame_timestamps")
+        timestamps = None if stamps is None else [stamps[index] for index in indices]
         if (original := known.get("frames_indices")) is not None:
             if len(original) != self.num_frames:
                 raise ValueError(
                     f"video_metadata: frames_indices has {len(original)} entries for {self.num_frames} frames."
                 )
             indices = [int(original[index]) for index in indices]
-        timestamps = None if fps is None else [index / fps for index in indices]
         if self._index is not None:
             timestamps = self._index.timestamps[indices].tolist()
+        elif timestamps is None and fps is not None:
+            timestamps = [index / fps for index in indices]
         total = known.get("total_num_frames") or self.num_frames
         return SpatialVideoMetadata(
             total_num_frames=total,
