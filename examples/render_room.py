@@ -1,6 +1,6 @@
 """Renders a walk through a furnished room into a clip and says what stands in it.
 
-    python examples/render_room.py OUT.mp4 [SEED]
+python examples/render_room.py OUT.mp4 [SEED]
 """
 
 import sys
