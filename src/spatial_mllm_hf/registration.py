@@ -8,7 +8,6 @@ modules import each other in circles; the hook therefore waits until the outermo
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Sequence

@@ -154,14 +154,12 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
         groups: dict[torch.Size, list[int]] = {}
         for number, clip in enumerate(clips):
             groups.setdefault(clip.shape, []).append(number)
-        features: list[torch.Tensor] = [pixel_values] * len(grid_thw)
+        features: dict[int, torch.Tensor] = {}
         for members in groups.values():
             encoded = self._encode_clips(torch.stack([clips[number] for number in members]))
             for number, tokens in zip(members, encoded):
-                parts = tokens.chunk(len(scenes[number]))
-                for index, part in zip(scenes[number], parts):
-                    features[index] = part
-        return features
+                features.update(zip(scenes[number], tokens.chunk(len(scenes[number]))))
+        return [features[index] for index in range(len(grid_thw))]
 
     def predict_geometry(self, frames: torch.Tensor, source: PointSource = "points") -> PointMap:
         """World points of every pixel of frames `[S, 3, H, W]` in [0, 1]; see `VGGTModel.predict_geometry`."""
@@ -209,9 +207,11 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
     def compute_3d_position_ids(
         self, input_ids: torch.Tensor | None = None, mm_token_type_ids: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor | None:
-        """Qwen2.5-VL's; embeddings without ids get 3D positions too when their token types are given."""
-        if input_ids is None and mm_token_type_ids is not None:
-            input_ids = mm_token_type_ids.long()  # only their shape counts
+        """Qwen2.5-VL's; of ids and token types one is enough."""
+        if mm_token_type_ids is None and input_ids is not None:
+            mm_token_type_ids = self.token_types(input_ids)
+        elif input_ids is None and mm_token_type_ids is not None:
+            input_ids = mm_token_type_ids.long()  # embeddings: only their shape counts
         return super().compute_3d_position_ids(input_ids=input_ids, mm_token_type_ids=mm_token_type_ids, **kwargs)
 
     def token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -249,8 +249,6 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
             if pixel_values_videos is not None:
                 mm_encoder_outputs["video"] = self.get_video_features(pixel_values_videos, video_grid_thw, **encode)
             pixel_values = pixel_values_videos = None
-        if mm_token_type_ids is None and input_ids is not None:
-            mm_token_type_ids = self.token_types(input_ids)
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
