@@ -227,7 +227,7 @@ def test_clip_round_trip(shot: Shot, tmp_path: Path) -> None:
         assert stream.codec_context.name == "h264"
         assert stream.average_rate == 12
         assert stream.codec_context.pix_fmt == "yuv420p"
-        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+        decoded = np.stack([frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(stream)])
     assert decoded.shape == frames.shape
     assert np.abs(decoded.astype(int) - frames).mean() < 6
 

@@ -79,7 +79,7 @@ def decode(path: Path, indices: list[int]) -> list[np.ndarray]:
     import av
 
     with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        frames = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
     return [frames[index] for index in indices]
 
 

@@ -69,7 +69,7 @@ def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def decode_plainly(path: Path) -> np.ndarray:
     """Every frame, by the plainest use of PyAV."""
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        return np.stack([frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)])
 
 
 def cut_off(path: Path, share: float = 0.6) -> Path:
@@ -602,3 +602,16 @@ def test_real_clips(name: str, num_frames: int, size: tuple[int, int], fps: floa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(decode_frames(path, indices, index=index).frames, expected[indices])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux lists them")
+def test_a_converted_frame_holds_no_threads(tmp_path: Path) -> None:
+    """They would be waited for, for ever, by a forked loader worker that frees the frame."""
+    write_clip(tmp_path / "clip.mp4", 1, fps=10, size=(640, 480))
+    index = index_video(tmp_path / "clip.mp4")
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        container.streams.video[0].thread_count = 1
+        frame = next(container.decode(video=0))
+        before = len(os.listdir("/proc/self/task"))
+        video_decoding._FrameStore(index, [0]).put(0, frame)
+        assert len(os.listdir("/proc/self/task")) == before

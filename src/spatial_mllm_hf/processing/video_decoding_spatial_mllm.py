@@ -227,8 +227,8 @@ def _announced_frames(container: InputContainer, stream: VideoStream, scan: _Pac
     """How many frames the header promises, or 0 if it does not say."""
     formats = container.format.name.split(",")
     if "mov" in formats:
-        # The sample table after its edit list, which `stream.frames` does not apply. PyAV has it from version 17 on.
-        return sum(not entry.is_discard for entry in getattr(stream, "index_entries", ()))
+        # The sample table after its edit list, which `stream.frames` does not apply.
+        return sum(not entry.is_discard for entry in stream.index_entries)
     if "matroska" not in formats:
         return stream.frames
     stated = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
@@ -259,8 +259,9 @@ class _FrameStore:
         height, width = self.frames.shape[1:3]
         if _is_transposed(frame):
             height, width = width, height
-        # The size given is that of the first frame: a stream may change it on the way.
-        pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+        # The size given is that of the first frame: a stream may change it on the way. One thread: a frame keeps its
+        # converter with the threads it started, and a forked loader worker that frees it would wait for them for ever.
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
         self.frames[self.positions[number]] = _oriented(pixels, frame)
 
 
