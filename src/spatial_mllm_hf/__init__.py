@@ -5,11 +5,10 @@ transformers' Auto classes and `pipeline` know this package's, whichever of the 
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from .registration import install
-
-__version__ = "0.1.0"
 
 _PUBLIC = {
     "SpatialMLLMConfig": "modeling.configuration_spatial_mllm",
@@ -36,6 +35,10 @@ if TYPE_CHECKING:
     from .processing.frame_sampling_spatial_mllm import FrameSelection, select_frames
     from .processing.processing_spatial_mllm import SpatialMLLMProcessor
     from .processing.video_processing_spatial_mllm import SpatialMLLMVideoProcessor
+
+
+# The one that files saved by this package carry lies in modeling/version_spatial_mllm.py, which is also their code.
+__version__ = importlib.metadata.version("spatial-mllm-hf")
 
 
 def __getattr__(name: str) -> Any:

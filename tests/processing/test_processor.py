@@ -401,12 +401,18 @@ def test_folder_of_the_public_checkpoints_layout(tiny_checkpoint: Path, tmp_path
     assert len(inputs["pixel_values_videos"]) * 14 * 14 >= 16 * 100_352 // 2
 
 
+def without_auto_map(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings but for the names of their classes, which transformers puts onto a processor as it saves it."""
+    kept = {name: value for name, value in settings.items() if name != "auto_map"}
+    return {name: without_auto_map(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+
 def test_round_trip_gives_identical_inputs(processor: Any, tmp_path: Path, clip: str) -> None:
     processor.save_pretrained(tmp_path)
     assert type(AutoVideoProcessor.from_pretrained(tmp_path)) is SpatialMLLMVideoProcessor
     again = AutoProcessor.from_pretrained(tmp_path)
     assert type(again) is SpatialMLLMProcessor
-    assert again.to_dict() == processor.to_dict()
+    assert without_auto_map(again.to_dict()) == without_auto_map(processor.to_dict())
     assert again.chat_template == processor.chat_template
     assert_same(encode(again, mixed_batch(clip)), encode(processor, mixed_batch(clip)))
 

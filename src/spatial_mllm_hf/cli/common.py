@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
 
 DEFAULT_MODEL = "Diankun/Spatial-MLLM-v1.1-Instruct-820K"
+TABLE_WIDTH = 110
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 FrameSampling = Literal["space_aware", "uniform"]
@@ -115,6 +118,29 @@ def resolve_video(video: str) -> Any:
 def _natural_key(path: Path) -> list[Any]:
     """frame_2 before frame_10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def describe_bytes(size: float) -> str:
+    """Bytes in words: "12.3 GiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def report_console() -> Console:
+    """A console for reports on stdout: plain text, lines never broken, so that it can be piped and searched."""
+    width = max(TABLE_WIDTH, shutil.get_terminal_size().columns)
+    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+
+
+def plain_table(*headings: str) -> Table:
+    """A table without lines; all columns but the first are numbers."""
+    table = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True, overflow="ignore")
+    return table
 
 
 class Stages:

@@ -1,13 +1,18 @@
 """The command `spatial-mllm`: gathers the verbs and turns a user's mistake into one clear line and exit code 2."""
 
+import logging
 import sys
 import warnings
 
 import typer
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
 from .ask import ask
+from .convert import convert
+from .inspect_checkpoint import inspect
 from .make_tiny import make_tiny
+from .push import push
 from .sample import sample
 
 app = typer.Typer(
@@ -19,7 +24,10 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command()(sample)
+app.command()(inspect)
+app.command()(push)
 app.command("make-tiny")(make_tiny)
+app.add_typer(convert)
 
 
 @app.callback()
@@ -36,6 +44,7 @@ class _State:
 
 def main() -> None:
     """Runs the command. Mistakes of the user (`ValueError`, `OSError`) end it with code 2."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's registrations, of no use to a user
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"spatial-mllm: warning: {message}\n"
     try:
         app()
@@ -43,6 +52,8 @@ def main() -> None:
         if _State.traceback:
             raise
         message = " ".join(str(error).split())
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+            message += " (The Hub does not accept the token: see HF_TOKEN and `hf auth login`.)"
         if isinstance(error, SafetensorError):
             message = f"the checkpoint's weights cannot be read ({message}); get its safetensors files again."
         sys.stderr.write(f"spatial-mllm: error: {message}\n")

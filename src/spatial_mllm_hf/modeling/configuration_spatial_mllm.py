@@ -6,12 +6,18 @@ is Qwen2.5-VL's (flat public files are read too) with `spatial_config`, `connect
 fusion added.
 """
 
+import copy
 import math
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+
+from .remote_code_spatial_mllm import AUTO_MAP, CUSTOM_PIPELINES, IS_REMOTE, copy_remote_code
+from .version_spatial_mllm import __version__
 
 GeometryHead = Literal["camera", "depth", "points"]
 GEOMETRY_HEADS: tuple[GeometryHead, ...] = ("camera", "depth", "points")
@@ -20,6 +26,7 @@ CONNECTOR_TYPES = ("mlp_add", "merger")
 # What the two public formats call their model. v1.0 files carry neither a spatial nor a connector configuration.
 V1_0_ARCHITECTURE = "Qwen2_5_VL_VGGTForConditionalGeneration"
 READABLE_MODEL_TYPES = ("spatial-mllm", "qwen2_5_vl")
+VERSION_FIELD = "spatial_mllm_hf_version"  # of the package that wrote a file
 
 
 @strict
@@ -184,6 +191,9 @@ class SpatialMLLMConfig(Qwen2_5_VLConfig):
     image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop(VERSION_FIELD, None)
+        if not IS_REMOTE:  # an installed package serves the task itself; the entry would ask for trust_remote_code
+            kwargs.pop("custom_pipelines", None)
         if self.connector_config is None:
             is_v1_0 = V1_0_ARCHITECTURE in (self.architectures or [])
             self.connector_config = {"connector_type": "merger" if is_v1_0 else "mlp_add"}
@@ -207,6 +217,20 @@ class SpatialMLLMConfig(Qwen2_5_VLConfig):
             )
         # A v1.0 or Qwen2.5-VL file becomes ours here; without this, transformers warns about the type's name.
         return {**config_dict, "model_type": cls.model_type}, kwargs
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As in transformers, and beside `config.json` the code that it names (see `remote_code_spatial_mllm.py`).
+
+        So whatever saves a model (transformers, a trainer, the pipeline) leaves a folder that works with
+        `trust_remote_code=True` where this package is not installed.
+        """
+        if not os.path.isfile(save_directory):
+            os.makedirs(save_directory, exist_ok=True)
+            copy_remote_code(Path(save_directory), self.name_or_path, getattr(self, "_commit_hash", None))
+        saved = copy.deepcopy(self)
+        saved.auto_map, saved.custom_pipelines = dict(AUTO_MAP), copy.deepcopy(CUSTOM_PIPELINES)
+        setattr(saved, VERSION_FIELD, __version__)
+        super(SpatialMLLMConfig, saved).save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _check_fusion(self) -> None:
         spatial, vision = self.spatial_config, self.vision_config

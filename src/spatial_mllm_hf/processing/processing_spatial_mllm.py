@@ -171,4 +171,8 @@ def _image_size(image: Any) -> tuple[int, int]:
     return image.height, image.width
 
 
+# Saved processors carry their code: transformers copies it beside them and names these classes in their files.
+SpatialMLLMProcessor.register_for_auto_class("AutoProcessor")
+SpatialMLLMVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+
 __all__ = ["SpatialMLLMProcessor"]
