@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check bench-full-size clean
+.PHONY: demo test test-slow check compat compat-lowest bench-full-size bench-merge clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): setup.cfg pyproject.toml
@@ -39,6 +39,17 @@ check: $(INSTALLED)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_imports.py
+
+## The smoke suite on each supported minor release of transformers, as a table; with -lowest, on the lowest alone.
+compat: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python .ci/compat.py
+
+compat-lowest: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python .ci/compat.py --lowest
+
+## A full-size merge of random weights: two minutes, 26 GB of disk (FOLDER=... says where).
+bench-merge: $(INSTALLED)
+	@$(BIN)/python benchmarks/merge_full_size.py $(if $(FOLDER),--folder $(FOLDER))
 
 ## A full-size model with random weights on 4 frames: about 6 minutes and 12 GiB on two cores.
 bench-full-size: $(INSTALLED)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PIECE_BYTES = 64 * 2**20
+LENGTH_BYTES = 8  # of a safetensors file, before its header
 # The types of safetensors files that checkpoints of these models come in.
 DTYPES = {
     "F64": torch.float64,
@@ -44,6 +45,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
+    offset: int = 0  # of its first byte in a safetensors file
 
     @property
     def numel(self) -> int:
@@ -91,7 +93,6 @@ class Checkpoint:
         self.config = read_json(self.folder / "config.json") if (self.folder / "config.json").exists() else {}
         refuse_foreign_code(self.config, self.folder / "config.json")
         self._pickled: dict[str, torch.Tensor] = {}
-        self._open: tuple[Path, Any] | None = None
         self.tensors: dict[str, StoredTensor] = {}
         for file in [path] if path.is_file() else weight_files(path, allow_pt):
             self._read_header(file, allow_pt)
@@ -105,42 +106,33 @@ class Checkpoint:
     def pieces(self, name: str, piece_bytes: int = PIECE_BYTES) -> Iterator[torch.Tensor]:
         """A tensor's elements in order, flat, in pieces of at most about `piece_bytes`."""
         stored = self.tensors[name]
+        step = max(1, piece_bytes // stored.dtype.itemsize)
         if name in self._pickled:
-            flat = self._pickled[name].reshape(-1)
-            yield from flat.split(max(1, piece_bytes // stored.dtype.itemsize))
+            yield from self._pickled[name].reshape(-1).split(step)
             return
-        rows = stored.shape[0] if stored.shape else 1
-        step = max(1, piece_bytes * rows // max(1, stored.nbytes))
-        if not stored.shape or step >= rows:
-            yield self._file(stored.file).get_tensor(name).reshape(-1)
-            return
-        rows_of = self._file(stored.file).get_slice(name)
-        for start in range(0, rows, step):
-            yield rows_of[start : start + step].reshape(-1)
-
-    def close(self) -> None:
-        """Lets go of the file that was read last."""
-        self._open = None
-
-    def _file(self, path: Path) -> Any:
-        """The opened file; only one is open, so that no more than one is ever mapped into memory."""
-        if self._open is None or self._open[0] != path:
-            self._open = None
-            self._open = (path, open_safetensors(path))
-        return self._open[1]
+        with open(stored.file, "rb") as file:
+            file.seek(stored.offset)
+            for start in range(0, stored.numel, step):
+                piece = bytearray(min(step, stored.numel - start) * stored.dtype.itemsize)
+                if file.readinto(piece) != len(piece):
+                    raise ValueError(f"{stored.file} became shorter while it was read. Get it again.")
+                yield torch.frombuffer(piece, dtype=stored.dtype)
 
     def _read_header(self, file: Path, allow_pt: bool) -> None:
         if file.suffix == ".safetensors":
             headers = safetensors_header(file)
         elif file.suffix == ".pt" and allow_pt:
             self._pickled = load_pt(file)
-            headers = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._pickled.items()}
+            headers = [
+                StoredTensor(name, tuple(tensor.shape), tensor.dtype, file) for name, tensor in self._pickled.items()
+            ]
         else:
             raise ValueError(_pickle_message(file.parent, [file.name]))
-        for name, (shape, dtype) in headers.items():
-            if name in self.tensors:
-                raise ValueError(f"{name!r} is in two files, {self.tensors[name].file.name} and {file.name}.")
-            self.tensors[name] = StoredTensor(name, shape, dtype, file)
+        for stored in headers:
+            if stored.name in self.tensors:
+                first = self.tensors[stored.name].file
+                raise ValueError(f"{stored.name!r} is in two files, {first.name} and {file.name}.")
+            self.tensors[stored.name] = stored
 
     def _check_index(self) -> None:
         """The index has to say of every tensor where it lies, and the truth."""
@@ -201,32 +193,28 @@ def _indexed_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def safetensors_header(file: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of each tensor in a file, in the order in which they lie there.
+def safetensors_header(file: Path) -> list[StoredTensor]:
+    """The tensors of a file, in the order in which they lie there.
+
+    safetensors checks the file (and reads no tensor: it would map the whole file into memory for that).
 
     Raises:
         ValueError: if the file is damaged or holds a type that no such checkpoint has.
     """
-    opened = open_safetensors(file)
-    header = {}
-    for name in opened.offset_keys():
-        entry = opened.get_slice(name)
-        if entry.get_dtype() not in DTYPES:
-            raise ValueError(f"{file}: {name!r} is of type {entry.get_dtype()}; expected one of {sorted(DTYPES)}.")
-        header[name] = (tuple(entry.get_shape()), DTYPES[entry.get_dtype()])
-    return header
-
-
-def open_safetensors(file: Path) -> Any:
-    """An opened safetensors file.
-
-    Raises:
-        ValueError: if it is damaged or cut short.
-    """
     try:
-        return safe_open(file, framework="pt", device="cpu")
+        with safe_open(file, framework="pt", device="cpu"), open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
+            header = json.loads(opened.read(length))
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or cut short ({error}). Get it again.") from error
+    header.pop("__metadata__", None)
+    tensors = []
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{file}: {name!r} is of type {entry['dtype']}; expected one of {sorted(DTYPES)}.")
+        offset = LENGTH_BYTES + length + entry["data_offsets"][0]
+        tensors.append(StoredTensor(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], file, offset))
+    return tensors
 
 
 def load_pt(file: Path) -> dict[str, torch.Tensor]:

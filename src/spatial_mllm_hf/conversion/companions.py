@@ -72,6 +72,20 @@ def write_official_processor(source: Path, folder: Path) -> None:
         write_json({"chat_template": template}, folder / OLD_TEMPLATE_FILE)
 
 
+def write_official_tokenizer(folder: Path) -> None:
+    """Puts a copied tokenizer_config.json of transformers 5 into the form of 4.51; an older one is left as it is."""
+    file = folder / "tokenizer_config.json"
+    if not file.exists() or "backend" not in (settings := read_json(file)):
+        return
+    for name in ("backend", "auto_map", "processor_class"):
+        settings.pop(name, None)
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    if settings.get("tokenizer_class") not in ("Qwen2Tokenizer", "Qwen2TokenizerFast"):
+        settings["tokenizer_class"] = "Qwen2TokenizerFast"
+    write_json(settings, file)
+
+
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Writes a JSON file."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from ..conversion.companions import (
     has_tokenizer,
     write_json,
     write_official_processor,
+    write_official_tokenizer,
 )
 from ..conversion.coverage import CoverageReport
 from ..conversion.merge import ConnectorVersion, plan_merge
@@ -109,6 +110,7 @@ def to_official(
         report = _write(plan, folder, "to-official", max_shard_size, progress)
         if has_tokenizer(source.folder):
             copy_files((*TOKENIZER_FILES, GENERATION_FILE), source.folder, folder)
+            write_official_tokenizer(folder)
             write_official_processor(source.folder, folder)
         else:
             report.notes.append(_no_tokenizer_note(source.folder))

@@ -157,6 +157,12 @@ class SpatialConnectorConfig(PreTrainedConfig):
             )
 
 
+def _sub_config_specs(sub_configs: dict[str, type[PreTrainedConfig]]) -> dict[str, Any]:
+    """transformers' own specification of each; releases before 5.20 have none, and 5.20 takes nothing else."""
+    specs = list(getattr(Qwen2_5_VLConfig, "sub_configs_defaults", {}).values())
+    return {name: type(specs[0])(config_class=config) for name, config in sub_configs.items()} if specs else {}
+
+
 @strict
 class SpatialMLLMConfig(Qwen2_5_VLConfig):
     """Configuration of Spatial-MLLM: Qwen2.5-VL's, a `spatial_config` and a `connector_config`.
@@ -181,7 +187,7 @@ class SpatialMLLMConfig(Qwen2_5_VLConfig):
         **Qwen2_5_VLConfig.sub_configs,
         "spatial_config": VGGTConfig,
     }
-    sub_configs_defaults = dict(sub_configs)  # noqa: RUF012
+    sub_configs_defaults = _sub_config_specs(sub_configs)
 
     # Given as a dictionary, an object or None; after construction always the object.
     spatial_config: Any = None

@@ -27,8 +27,9 @@ from .connector_spatial_mllm import build_connector
 from .frame_recovery_spatial_mllm import frames_from_patches
 from .key_mapping_spatial_mllm import DROPPED_KEYS, register_key_mappings
 from .loading_spatial_mllm import is_plain_qwen, is_spatial_weight, missing_message
-from .modeling_vggt import PointSource, VGGTModel
+from .modeling_vggt import UNDIVIDED, PointSource, VGGTModel
 from .position_ids_spatial_mllm import IMAGE, TEXT, VIDEO, Grid, sequence_positions
+from .quantization_spatial_mllm import KEPT_MODULES, leave_out_by_default
 from .vggt_geometry import PointMap
 
 register_key_mappings()
@@ -39,7 +40,7 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
 
     config_class = SpatialMLLMConfig
     config: SpatialMLLMConfig
-    _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "VGGTBlock"]  # noqa: RUF012
+    _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", *UNDIVIDED]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = list(DROPPED_KEYS)  # noqa: RUF012
     # Its attention masks depend on the batch; VGGT's and the connector's shapes on the video.
     _can_compile_fullgraph = False
@@ -50,6 +51,9 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
     ) -> Any:
         """Reads this package's checkpoints, the public v1.1 and v1.0 ones, and Qwen2.5-VL as they are.
 
+        Takes all options of transformers' `from_pretrained`. A `quantization_config` without a list of modules to
+        leave out applies to the language model alone (see `quantization_spatial_mllm.py`).
+
         Args:
             pretrained_model_name_or_path: folder or repository.
             allow_missing_spatial: start with new (random) weights where the checkpoint has none for VGGT or the
@@ -59,6 +63,7 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
             ValueError: if weights of the geometry branch are missing and `allow_missing_spatial` is False.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        kwargs = leave_out_by_default(kwargs, KEPT_MODULES)
         if not allow_missing_spatial and is_plain_qwen(pretrained_model_name_or_path, kwargs):
             raise ValueError(missing_message(pretrained_model_name_or_path, "the whole"))
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
@@ -66,9 +71,9 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
         if missing and not allow_missing_spatial:
             lacking = f"{len(missing)} weights, such as {missing[0]!r}, of the"
             raise ValueError(missing_message(pretrained_model_name_or_path, lacking))
-        if getattr(model, "hf_quantizer", None) is None:
-            # transformers would save by the renamings that this file happened to need; by default it takes our table.
-            model._weight_conversions = None
+        # transformers would save by the renamings that this file happened to need; by default it takes our table.
+        # Of a quantised checkpoint it would undo the reading of its tensors too, and has no way to.
+        model._weight_conversions = None
         return (model, info) if wants_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -285,7 +290,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
     def _recover_frames(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
         config = self.config
         grids = grid_thw.tolist()
-        patches = pixel_values.to(self.spatial_encoder.device).split([t * h * w for t, h, w in grids])
+        patches = pixel_values.split([t * h * w for t, h, w in grids])
         return [
             frames_from_patches(
                 clip,

@@ -20,6 +20,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_spatial_mllm import GeometryHead, VGGTConfig
 from .key_mapping_spatial_mllm import DROPPED_KEYS, SPATIAL_MLLM_PARTS, VGGT_PREFIXES
+from .quantization_spatial_mllm import KEPT_VGGT_MODULES, leave_out_by_default
 from .vggt_aggregator import VGGTAggregator
 from .vggt_blocks import VGGTLayerScale
 from .vggt_camera_head import VGGTCameraHead
@@ -28,6 +29,8 @@ from .vggt_geometry import PointMap, decode_pose, unproject_depth
 from .vggt_patch_embed import VGGTPatchEmbed
 
 DPT_FRAMES_AT_ONCE = 8
+# Modules that a device map leaves in one piece: their own forward reads weights or adds what two children return.
+UNDIVIDED = ("VGGTBlock", "VGGTPatchEmbed", "VGGTCameraHead", "VGGTDPTHead")
 PointSource = Literal["points", "depth"]
 
 
@@ -63,7 +66,7 @@ class VGGTPreTrainedModel(PreTrainedModel):
     main_input_name = "frames"
     input_modalities = ("image", "video")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VGGTBlock"]  # noqa: RUF012
+    _no_split_modules = list(UNDIVIDED)  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -120,13 +123,14 @@ class VGGTModel(VGGTPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Reads facebook/VGGT-1B's layout, what `save_pretrained` wrote, or VGGT out of a Spatial-MLLM checkpoint.
 
-        Only VGGT's tensors are read from the latter. Takes all options of transformers' `from_pretrained`.
+        Only VGGT's tensors are read from the latter. Takes all options of transformers' `from_pretrained`. A
+        `quantization_config` without a list of modules to leave out applies to the aggregator, not to the heads.
 
         Raises:
             ValueError: if weights that the configuration asks for are not in the checkpoint.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs.setdefault("key_mapping", VGGT_PREFIXES)
+        kwargs = leave_out_by_default({"key_mapping": VGGT_PREFIXES, **kwargs}, KEPT_VGGT_MODULES)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
@@ -136,6 +140,10 @@ class VGGTModel(VGGTPreTrainedModel):
             )
         model._weight_conversions = None  # prefixes were cut off on the way in: save under VGGT-1B's own names
         return (model, info) if wants_info else model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The projection of patches, as vision models of transformers say; torchao's quantisation asks for it."""
+        return self.aggregator.patch_embed.patch_embed
 
     @property
     def patch_token_start(self) -> int:
@@ -150,7 +158,7 @@ class VGGTModel(VGGTPreTrainedModel):
         """
         self._check_frames(frames)
         layer = layer % self.config.num_hidden_layers
-        return self.aggregator(frames, {layer})[layer]
+        return self.aggregator(self._to_weights(frames), {layer})[layer]
 
     @can_return_tuple
     def forward(
@@ -208,11 +216,16 @@ class VGGTModel(VGGTPreTrainedModel):
             raise ValueError(f"source must be 'points' or 'depth', got {source!r}.")
         heads: tuple[GeometryHead, ...] = ("points",) if source == "points" else ("camera", "depth")
         with torch.no_grad():
-            output = self(frames[None].to(self.device), heads=heads, return_dict=True)
+            output = self(self._to_weights(frames[None]), heads=heads, return_dict=True)
         if source == "points":
             return PointMap(output.world_points[0], output.world_points_conf[0])
-        extrinsics, intrinsics = decode_pose(output.pose_enc[0], *frames.shape[-2:])
-        return PointMap(unproject_depth(output.depth[0, ..., 0], extrinsics, intrinsics), output.depth_conf[0])
+        depth = output.depth[0, ..., 0]
+        extrinsics, intrinsics = decode_pose(output.pose_enc[0].to(depth.device), *frames.shape[-2:])
+        return PointMap(unproject_depth(depth, extrinsics, intrinsics), output.depth_conf[0])
+
+    def _to_weights(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames on the device of the weights; offloaded weights are on "meta", and accelerate moves frames."""
+        return frames if self.device.type == "meta" else frames.to(self.device)
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         """Called on the model being loaded: read out of a Spatial-MLLM, the rest of it is no surprise."""

@@ -53,7 +53,8 @@ class VGGTAggregator(nn.Module):
             frame_tokens = self.frame_blocks[layer](tokens.view(B * S, P, C), rotary)
             tokens = self.global_blocks[layer](frame_tokens.view(B, S * P, C), rotary)
             if layer in layers:
-                kept[layer] = torch.cat([frame_tokens.view(B, S, P, C), tokens.view(B, S, P, C)], dim=-1)
+                halves = (frame_tokens.to(tokens.device), tokens)  # a device map may put the two blocks apart
+                kept[layer] = torch.cat([half.view(B, S, P, C) for half in halves], dim=-1)
         return kept
 
     def _embed(self, frames: torch.Tensor) -> torch.Tensor:
@@ -66,4 +67,4 @@ class VGGTAggregator(nn.Module):
         special = torch.cat([self.camera_token, self.register_token], dim=2)  # [1, 2, 1 + R, C]
         first, others = special[:, :1], special[:, 1:].expand(-1, S - 1, -1, -1)
         special = torch.cat([first, others], dim=1).expand(B, -1, -1, -1).flatten(0, 1)
-        return torch.cat([special, patches], dim=1)
+        return torch.cat([special.to(patches.device), patches], dim=1)
