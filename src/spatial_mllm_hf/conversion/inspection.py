@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
 from ..modeling.configuration_spatial_mllm import GEOMETRY_HEADS, VERSION_FIELD, VGGTConfig
@@ -29,7 +29,7 @@ from .key_tables import (
 )
 from .planning import expected_weights
 from .public_formats import SPATIAL_CONFIG_FILE, spatial_mllm_config
-from .sources import UNKNOWN_LICENCE, backbones_of, is_repository
+from .sources import UNKNOWN_LICENCE, backbones_of, card_metadata, is_repository
 
 SETTINGS_FILES = ("config.json", PROCESSOR_FILE, OLD_PROCESSOR_FILE, SPATIAL_CONFIG_FILE, "README.md")
 # Bytes of a weight of the language model's linear layers, and of any other weight, when loaded in each type.
@@ -160,9 +160,7 @@ def read_headers(source: str | Path, revision: str | None = None) -> Headers:
     settings = {
         file: json.loads(path.read_text(encoding="utf-8")) for file, path in paths.items() if file.endswith(".json")
     }
-    card = (
-        ModelCard.load(paths["README.md"], ignore_metadata_errors=True).data.to_dict() if "README.md" in paths else {}
-    )
+    card = card_metadata(paths["README.md"]) if "README.md" in paths else {}
     return Headers(folder, name, config, tensors, files, settings, card)
 
 

@@ -13,7 +13,7 @@ import torch
 from ..modeling.configuration_spatial_mllm import GEOMETRY_HEADS, SpatialMLLMConfig, VGGTConfig
 from .checkpoint_reading import Checkpoint
 from .key_tables import CONNECTOR, detect_format
-from .planning import ConversionPlan, WeightMatcher, expected_weights, fresh_values
+from .planning import ConversionPlan, WeightMatcher, expected_weights, fresh_values, make_config
 from .sources import describe_source
 
 ConnectorVersion = Literal["v1.1", "v1.0"]
@@ -88,13 +88,14 @@ def merged_config(
     own = ("model_type", "heads", "dtype", "torch_dtype", "architectures", "transformers_version")
     spatial = {name: value for name, value in vggt.items() if name not in own}
     precision = dtype or qwen.get("dtype") or qwen.get("torch_dtype") or "bfloat16"
-    return SpatialMLLMConfig(
+    settings = {
         **inherited,
-        architectures=["SpatialMLLMForConditionalGeneration"],
-        spatial_config=VGGTConfig(**spatial, heads=list(heads)),
-        connector_config={"connector_type": CONNECTOR_OF[connector]},
-        dtype=str(precision).removeprefix("torch."),
-    )
+        "architectures": ["SpatialMLLMForConditionalGeneration"],
+        "spatial_config": make_config(VGGTConfig, {**spatial, "heads": list(heads)}, "VGGT's config.json"),
+        "connector_config": {"connector_type": CONNECTOR_OF[connector]},
+        "dtype": str(precision).removeprefix("torch."),
+    }
+    return make_config(SpatialMLLMConfig, settings, "Qwen2.5-VL's config.json")
 
 
 def _check_qwen(qwen: Checkpoint) -> Any:

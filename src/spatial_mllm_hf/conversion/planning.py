@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..modeling.configuration_spatial_mllm import SpatialMLLMConfig
@@ -27,6 +28,7 @@ TIED_REASON = "the same as the embeddings (tie_word_embeddings)"
 UNKNOWN_REASON = "unknown, left out because strict checking is off"
 FRESH_REASON = "missing, made anew because strict checking is off"
 SHOWN = 3
+AnyConfig = TypeVar("AnyConfig", bound=PreTrainedConfig)
 Expected = Mapping[str, tuple[int, ...]]
 
 
@@ -93,7 +95,7 @@ class WeightMatcher:
         self.tensors: list[TensorToWrite] = []
         self.rows: list[WeightRow] = []
         self._filled: set[str] = set()
-        self._unknown: list[tuple[str, str]] = []
+        self._unknown: list[tuple[str, Format]] = []
 
     def take(self, checkpoint: Checkpoint, layout: Format) -> None:
         """Places all weights of a checkpoint.
@@ -104,6 +106,8 @@ class WeightMatcher:
         for name, stored in checkpoint.tensors.items():
             ours = to_module_name(name, layout)
             reason = self._reason_to_drop(ours)
+            if reason == UNKNOWN_REASON:
+                self._unknown.append((name, layout))
             if reason is not None:
                 self.rows.append(make_row(name, None, ours, stored.shape, stored.dtype, reason))
                 continue
@@ -137,12 +141,13 @@ class WeightMatcher:
             for name in missing:
                 self.make(name, partial(fresh_values, name, self.expected[name]), torch.float32, FRESH_REASON)
             return
-        unknown = dict(self._unknown)
-        if unknown:
-            places = [from_module_name(name, self.target) for name in missing or self.expected]
-            examples = [f"{name!r} ({_nearest(name, places)})" for name in list(unknown)[:SHOWN]]
+        if self._unknown:
+            examples = []
+            for name, layout in self._unknown[:SHOWN]:
+                places = [from_module_name(place, layout) for place in missing or self.expected]
+                examples.append(f"{name!r} ({_nearest(name, places)})")
             raise ValueError(
-                f"{origin}: {len(unknown)} weights are unknown, such as {'; '.join(examples)}"
+                f"{origin}: {len(self._unknown)} weights are unknown, such as {'; '.join(examples)}"
                 f"{f', and {len(missing)} are missing' if missing else ''}. Pass --no-strict to leave them out."
             )
         if missing:
@@ -165,7 +170,6 @@ class WeightMatcher:
         for head, prefix in GEOMETRY_HEAD_PREFIXES.items():
             if ours.startswith(SPATIAL + prefix) and self.heads is not None and head not in self.heads:
                 return f"the {head} head is not among the heads asked for"
-        self._unknown.append((from_module_name(ours, self.target), ours))
         return UNKNOWN_REASON
 
     def _write(
@@ -181,6 +185,19 @@ class WeightMatcher:
         target = from_module_name(ours, self.target)
         self.tensors.append(TensorToWrite(target, tuple(shape), dtype, pieces))
         self.rows.append(make_row(source, target, ours, shape, dtype, reason))
+
+
+def make_config(kind: type[AnyConfig], settings: dict[str, Any], origin: str) -> AnyConfig:
+    """A configuration out of what a file says.
+
+    Raises:
+        ValueError: if a value has the wrong type or cannot be.
+    """
+    try:
+        return kind(**settings)
+    except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{origin} does not describe such a model ({type(error).__name__}: {reason}).") from error
 
 
 def expected_weights(config: SpatialMLLMConfig) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from .checkpoint_reading import Checkpoint, CheckpointHeaders, read_json
 from .checkpoint_writing import TensorToWrite
 from .coverage import make_row
 from .key_tables import SPATIAL, SPATIAL_MLLM_FORMATS, Format, detect_format, from_module_name, to_module_name
-from .planning import ConversionPlan, WeightMatcher, expected_weights
+from .planning import ConversionPlan, WeightMatcher, expected_weights, make_config
 from .sources import describe_source
 
 # A v1.0 checkpoint has no configuration for VGGT; one of another size than VGGT-1B may bring it in a file of its own.
@@ -60,6 +60,7 @@ TEXT_PUBLIC_FIELDS = (
 TOP_PUBLIC_FIELDS = (
     "image_token_id",
     "video_token_id",
+    "vision_token_id",
     "vision_start_token_id",
     "vision_end_token_id",
     "tie_word_embeddings",
@@ -92,7 +93,8 @@ def spatial_mllm_config(checkpoint: CheckpointHeaders, heads: Sequence[str] | No
     spatial = settings.get("spatial_config") or (read_json(spatial_file) if spatial_file.exists() else {})
     if heads is not None:
         spatial = {**spatial, "heads": list(heads)}
-    return SpatialMLLMConfig(**{**settings, "spatial_config": spatial})
+    origin = str(checkpoint.folder / "config.json")
+    return make_config(SpatialMLLMConfig, {**settings, "spatial_config": spatial}, origin)
 
 
 def plan_from_official(
@@ -175,7 +177,7 @@ def flat_config(config: SpatialMLLMConfig, target: Format) -> dict[str, Any]:
     text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
     rope = text["rope_parameters"]
     flat = {name: text[name] for name in TEXT_PUBLIC_FIELDS if name in text}
-    flat |= {name: getattr(config, name) for name in TOP_PUBLIC_FIELDS}
+    flat |= {name: getattr(config, name) for name in TOP_PUBLIC_FIELDS if hasattr(config, name)}
     flat["rope_theta"] = rope["rope_theta"]
     flat["rope_scaling"] = {"type": "mrope", "mrope_section": list(rope["mrope_section"])}
     flat["vision_config"] = {name: vision[name] for name in VISION_PUBLIC_FIELDS if name in vision}

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 
 from .checkpoint_reading import Checkpoint
@@ -64,14 +66,22 @@ def describe_source(checkpoint: Checkpoint) -> dict[str, str]:
 
 def licence_of(checkpoint: Checkpoint) -> str:
     """The licence that a checkpoint's own card states, or that of the public backbones that it is made of."""
-    readme = checkpoint.folder / "README.md"
-    if readme.exists():
-        data = ModelCard.load(readme, ignore_metadata_errors=True).data
-        stated = data.get("license_name") or data.get("license")
-        if stated:
-            return str(stated)
+    card = card_metadata(checkpoint.folder / "README.md")
+    stated = card.get("license_name") or card.get("license")
+    if stated:
+        return str(stated)
     shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
     return ", ".join(f"{licence} ({name})" for name, licence in backbones_of(shapes)) or UNKNOWN_LICENCE
+
+
+def card_metadata(readme: Path) -> dict[str, Any]:
+    """Metadata of a model card; nothing where there is none, or none that can be read."""
+    if not readme.exists():
+        return {}
+    try:
+        return ModelCard.load(readme, ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, yaml.YAMLError):
+        return {}
 
 
 def backbones_of(shapes: Mapping[str, Sequence[int]]) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Two checkpoints, tensor by tensor, across formats and types."""
 
+import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
@@ -40,8 +41,9 @@ class Comparison:
         return bool(self.equal or self.rounded) and not (self.different or self.shapes or self.only_a or self.only_b)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {"same": self.same, **asdict(self)}
+        """As JSON holds it; JSON has no number for infinity, which stands as text."""
+        different = {name: gap if math.isfinite(gap) else str(gap) for name, gap in self.different.items()}
+        return {"same": self.same, **asdict(self), "different": different}
 
 
 def compare(
@@ -64,13 +66,13 @@ def compare(
     result = Comparison()
     for name, stored in left.items():
         if name not in right:
-            _note_absent(name, right, result.only_a, result)
+            _note_absent(name, a, left, result.only_a, result)
             continue
         _compare_weight(name, (a, stored), (b, right[name]), result)
         progress(stored.nbytes)
     for name in right:
         if name not in left:
-            _note_absent(name, left, result.only_b, result)
+            _note_absent(name, b, right, result.only_b, result)
     return result
 
 
@@ -80,14 +82,24 @@ def _by_module_name(checkpoint: Checkpoint, parts: Collection[str]) -> dict[str,
     return {name: stored for name, stored in named.items() if not parts or part_of(name) in parts}
 
 
-def _note_absent(name: str, other: dict[str, StoredTensor], only: list[str], result: Comparison) -> None:
+def _note_absent(
+    name: str, owner: Checkpoint, named: dict[str, StoredTensor], only: list[str], result: Comparison
+) -> None:
+    """Puts down a weight that only its owner has."""
     reasons = [reason for pattern, reason in DROPPED_KEYS.items() if re.search(pattern, name)]
-    if name == f"{HEAD}weight" and EMBEDDINGS in other:
-        reasons = ["tied to the embeddings in the other checkpoint"]
+    if name == f"{HEAD}weight" and EMBEDDINGS in named and _are_equal(owner, named[name], named[EMBEDDINGS]):
+        reasons = ["the same as the embeddings, to which the other checkpoint ties it"]
     if reasons:
         result.ignored[name] = reasons[0]
     else:
         only.append(name)
+
+
+def _are_equal(checkpoint: Checkpoint, one: StoredTensor, other: StoredTensor) -> bool:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    pieces = _aligned(checkpoint.pieces(one.name), checkpoint.pieces(other.name))
+    return all(torch.equal(_bits(x), _bits(y)) for x, y in pieces)
 
 
 def _compare_weight(
@@ -97,12 +109,13 @@ def _compare_weight(
     if in_a.shape != in_b.shape:
         result.shapes[name] = [list(in_a.shape), list(in_b.shape)]
         return
-    narrow = min(in_a.dtype, in_b.dtype, key=lambda dtype: dtype.itemsize)
+    narrow = min(in_a.dtype, in_b.dtype, key=_precision)
     largest = 0.0
     for x, y in _aligned(a.pieces(in_a.name), b.pieces(in_b.name)):
         x, y = x.to(narrow), y.to(narrow)
         if not torch.equal(_bits(x), _bits(y)):
-            gap = (x.double() - y.double()).abs()
+            same = (x == y) | (x.isnan() & y.isnan())
+            gap = (x.double() - y.double()).abs().masked_fill(same, 0)
             largest = max(largest, float(gap.nan_to_num(nan=torch.inf).max()))
             largest = largest or torch.finfo(torch.float64).tiny  # -0.0 and 0.0: other bits, the same number
     if largest:
@@ -111,6 +124,11 @@ def _compare_weight(
         result.equal.append(name)
     else:
         result.rounded.append(name)
+
+
+def _precision(dtype: torch.dtype) -> tuple[int, float]:
+    """Orders types from narrow to wide; of two with as many bytes, the one with the coarser steps is narrower."""
+    return dtype.itemsize, -torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:

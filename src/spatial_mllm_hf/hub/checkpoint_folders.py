@@ -152,7 +152,7 @@ def _write(
 def _complete(report: CoverageReport, folder: Path, source: Path) -> None:
     """Processor, tokenizer and generation settings, as far as the source has them."""
     if has_tokenizer(source):
-        processor = SpatialMLLMProcessor.from_pretrained(source)
+        processor = SpatialMLLMProcessor.from_pretrained(source, trust_remote_code=False)
         processor.save_pretrained(folder)
         copy_files(TOKENIZER_FILES, source, folder)
     else:
