@@ -23,25 +23,11 @@ import torch
 
 from spatial_mllm_hf.conversion.checkpoint_writing import TensorToWrite, parse_size, write_weights
 
-MANIFESTS = Path(__file__).parent.parent / "tests" / "reference" / "manifests"
+REFERENCE = Path(__file__).parent.parent / "tests" / "reference"
 SHARD_SIZE = "4GB"
 BLOCK = 2**24
 GB = 1e9
-# What the public config.json of Qwen2.5-VL-3B-Instruct says of its sizes.
-QWEN_3B = {
-    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-    "model_type": "qwen2_5_vl",
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "tie_word_embeddings": True,
-    "vision_config": {"depth": 32, "hidden_size": 1280, "out_hidden_size": 2048, "intermediate_size": 3420},
-    "torch_dtype": "bfloat16",
-}
+QWEN = {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl"}
 VGGT_1B = {"img_size": 518, "patch_size": 14, "embed_dim": 1024}
 
 
@@ -50,7 +36,7 @@ def make_source(folder: Path, manifest: str, config: dict, dtype: torch.dtype, s
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     block = torch.empty(BLOCK).uniform_(-0.02, 0.02, generator=torch.Generator().manual_seed(0)).to(dtype)
-    shapes = json.loads((MANIFESTS / f"{manifest}.json").read_text())
+    shapes = json.loads((REFERENCE / "manifests" / f"{manifest}.json").read_text())
     if config.get("tie_word_embeddings"):
         shapes.pop("lm_head.weight")
     tensors = [
@@ -96,7 +82,8 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="merge-full-size-", dir=parser.parse_args().folder))
     try:
         print("Writing the sources ...", file=sys.stderr)
-        read = make_source(root / "qwen", "qwen2_5_vl_3b", QWEN_3B, torch.bfloat16, parse_size(SHARD_SIZE))
+        qwen = {**json.loads((REFERENCE / "public_3b_config.json").read_text()), **QWEN}
+        read = make_source(root / "qwen", "qwen2_5_vl_3b", qwen, torch.bfloat16, parse_size(SHARD_SIZE))
         read += make_source(root / "vggt", "vggt_1b", VGGT_1B, torch.float32, None)
         os.sync()
         command = [sys.executable, "-m", "spatial_mllm_hf.cli.main", "convert", "merge", "--max-shard-size", SHARD_SIZE]

@@ -15,6 +15,7 @@ test's process the fixture `hub_api` changes the constants that those variables 
 """
 
 import json
+import os
 import re
 import socket
 import struct
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -208,6 +210,25 @@ class _Handler(BaseHTTPRequestHandler):
         if cut.reset:  # closing without lingering is a TCP reset
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             socket.close(self.connection.detach())
+
+
+def client_environment(server: HubServer, root: Path, token: str) -> dict[str, str]:
+    """Variables for a process that knows no Hub but the stand-in, with caches of its own below `root`."""
+    offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
+    inherited = {name: value for name, value in os.environ.items() if name not in offline}
+    return {
+        **inherited,
+        "HF_ENDPOINT": server.endpoint,
+        "HF_TOKEN": token,
+        "HF_HOME": str(root / "hf_home"),
+        "HF_HUB_CACHE": str(root / "hf_home" / "hub"),
+        "HF_MODULES_CACHE": str(root / "hf_modules"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
 
 
 def run_python(

@@ -8,10 +8,8 @@ import json
 import os
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,50 +24,13 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     pipeline,
 )
-from transformers.utils import logging
 
 from spatial_mllm_hf import SpatialMLLMForConditionalGeneration, SpatialMLLMProcessor
-from spatial_mllm_hf.cli.main import main
+
+from .conftest import Command, Result
 
 QUESTION = "How many chairs are in this room?"
 SHORT = ("--num-frames", "4", "--max-new-tokens", "6")
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line that says what was wrong; fails unless there is exactly one and it ends the output."""
-        lines = self.err.splitlines()
-        errors = [line for line in lines if line.startswith("spatial-mllm: error: ")]
-        assert errors == lines[-1:], self.err
-        assert "Traceback" not in self.err
-        return errors[0].removeprefix("spatial-mllm: error: ")
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """Runs the command in this process."""
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main changes it
-    monkeypatch.setenv("COLUMNS", "200")
-    verbosity = logging.get_verbosity()
-
-    def call(*arguments: Any) -> Result:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["spatial-mllm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Result(int(ended.value.code or 0), *capsys.readouterr())
-
-    yield call
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
 
 
 def run_process(*arguments: Any) -> Result:

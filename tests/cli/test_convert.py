@@ -415,7 +415,7 @@ def test_a_full_disk_is_named(run: Command, public: Path, tmp_path: Path, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(10**9, 10**9 - 1000, 1000))
     result = run("convert", "from-official", public, "--out", tmp_path / "out")
     assert result.code == 2
-    assert f"No space left for 0.0 GB of weights in {tmp_path}: 0.0 GB are free" in result.error
+    assert f"No space left: cannot write 0.0 GB of weights into {tmp_path}, where 0.0 GB are free" in result.error
     assert list(tmp_path.iterdir()) == []
 
 

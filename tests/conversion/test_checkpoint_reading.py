@@ -23,6 +23,7 @@ from checkpoint_files import (
     weights_of,
     write_evil_pt,
 )
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spatial_mllm_hf.conversion.checkpoint_reading import Checkpoint, weight_files
@@ -230,6 +231,46 @@ def test_a_file_with_something_after_its_end_is_damaged(v1_1_copy: Path) -> None
         file.write(b"more")
     with pytest.raises(ValueError, match="is damaged or cut short"):
         Checkpoint(v1_1_copy)
+
+
+F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+HEADERS: dict[str, Any] = {
+    "plain": {"a": F32},
+    "an empty tensor after the one at its place": {"a": F32, "b": {**F32, "shape": [0], "data_offsets": [0, 0]}},
+    "an empty tensor at the end": {"b": {**F32, "shape": [0, 3], "data_offsets": [8, 8]}, "a": F32},
+    "metadata": {"__metadata__": {"format": "pt"}, "a": F32},
+    "no tensor": {},
+    "a list": [F32],
+    "a tensor that is a word": {"a": "F32"},
+    "one offset": {"a": {**F32, "data_offsets": [8]}},
+    "offsets that are words": {"a": {**F32, "data_offsets": ["0", "8"]}},
+    "offsets before the start": {"a": {**F32, "data_offsets": [-8, 0]}},
+    "offsets after the end": {"a": {**F32, "data_offsets": [8, 16]}},
+    "offsets that do not fit the shape": {"a": {**F32, "data_offsets": [0, 4]}},
+    "a gap": {"a": {**F32, "shape": [1], "data_offsets": [4, 8]}},
+    "two on one place": {"a": F32, "b": F32},
+    "a negative shape": {"a": {**F32, "shape": [-1, -2]}},
+    "a broken shape": {"a": {**F32, "shape": [2.0]}},
+    "a shape beyond counting": {"a": {**F32, "shape": [2**70]}},
+    "a shape that counts round to nothing": {"a": {**F32, "shape": [2**32, 2**32], "data_offsets": [0, 0]}, "b": F32},
+    "no dtype": {"a": {"shape": [2], "data_offsets": [0, 8]}},
+}
+
+
+@pytest.mark.parametrize("name", [*HEADERS, "deep", "no text"])
+def test_headers_are_good_or_bad_as_safetensors_itself_finds_them(tmp_path: Path, name: str) -> None:
+    raw = {"deep": b'{"a":' + b"[" * 100_000, "no text": b"\xff\xfe{}"}
+    header = raw[name] if name in raw else json.dumps(HEADERS[name]).encode()
+    file = tmp_path / SINGLE
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(0 if name == "no tensor" else 8))
+    try:
+        with safe_open(file, framework="np") as opened:
+            names = set(opened.keys())
+    except SafetensorError:
+        with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut short"):
+            Checkpoint(tmp_path)
+    else:
+        assert Checkpoint(tmp_path).tensors.keys() == names
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_named(v1_1_copy: Path) -> None:

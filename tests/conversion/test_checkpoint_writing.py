@@ -210,7 +210,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     tmp_path: Path, free: Callable[[int], None]
 ) -> None:
     free(999)
-    with pytest.raises(OSError, match=r"No space left for \S+ GB of weights in .*GB are free") as raised:
+    with pytest.raises(OSError, match=r"No space left: cannot write \S+ GB of weights into .*GB are free") as raised:
         write_weights(of_sizes(400, 600), tmp_path, None)
     assert raised.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
@@ -221,7 +221,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
 
 def test_the_message_says_how_much_is_wanted_and_where(tmp_path: Path, free: Callable[[int], None]) -> None:
     free(2_340_000_000)
-    with pytest.raises(OSError, match=r"No space left for 12\.6 GB") as raised:
+    with pytest.raises(OSError, match=r"No space left: cannot write 12\.6 GB") as raised:
         check_space(tmp_path / ".out.partial", 12_560_000_000)
     assert str(tmp_path) in str(raised.value)
     assert "2.3 GB are free" in str(raised.value)
@@ -236,7 +236,7 @@ def fail_with(code: int) -> Callable[[int], None]:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_disk_that_fills_up_on_the_way_is_told(tmp_path: Path, code: int) -> None:
-    with pytest.raises(OSError, match=r"No space left for 0\.0 GB of weights in") as raised:
+    with pytest.raises(OSError, match=r"cannot write 0\.0 GB of weights into") as raised:
         write_weights(of_sizes(400), tmp_path, None, fail_with(code))
     assert raised.value.errno == code
 

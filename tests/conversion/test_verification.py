@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from spatial_mllm_hf.conversion.checkpoint_reading import Checkpoint
 from spatial_mllm_hf.conversion.verification import Comparison, compare
-from spatial_mllm_hf.hub.checkpoint_folders import extract_vggt, from_official, merge, to_official
+from spatial_mllm_hf.hub.checkpoint_folders import extract_vggt, from_official, to_official
 
 CAMERA = "spatial_encoder.vggt_model.aggregator.camera_token"
 OUR_CAMERA = "model.spatial_encoder.aggregator.camera_token"
@@ -235,10 +235,9 @@ def test_the_result_goes_into_json(compared: Change, camera: torch.Tensor) -> No
     assert len(told["equal"]) == len(result.equal) > 400
 
 
-def test_a_merge_is_not_its_training(merged: Path, plain_qwen: Path, vggt: Path, tmp_path: Path) -> None:
+def test_a_merge_is_not_its_training(merged: Path, vggt: Path, tmp_path: Path) -> None:
     """The user's question after training: did the connector move, and nothing else?"""
-    trained = tmp_path / "trained"
-    merge(Checkpoint(plain_qwen), Checkpoint(vggt), trained, dtype=torch.float32)
+    trained = copy_folder(merged, tmp_path / "trained")
     bias = weights_of(trained)["connector.mlp.2.bias"]
     change_weights(trained, {"connector.mlp.2.bias": bias + 0.25})
     result = compare(Checkpoint(merged), Checkpoint(trained))

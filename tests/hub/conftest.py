@@ -1,12 +1,11 @@
 """A Hub of its own for each test, and two ways to it: a process's environment, and a client within this process."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, client_environment
 from huggingface_hub import HfApi, constants
 
 TOKEN, USER = "hf_good", "user"
@@ -23,21 +22,7 @@ def hub_server() -> Iterator[HubServer]:
 @pytest.fixture
 def hub_environment(hub_server: HubServer, tmp_path: Path) -> dict[str, str]:
     """Variables for a process that knows no Hub but the stand-in, signed in as `user`, with caches of its own."""
-    offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
-    inherited = {name: value for name, value in os.environ.items() if name not in offline}
-    return {
-        **inherited,
-        "HF_ENDPOINT": hub_server.endpoint,
-        "HF_TOKEN": TOKEN,
-        "HF_HOME": str(tmp_path / "hf_home"),
-        "HF_HUB_CACHE": str(tmp_path / "hf_home" / "hub"),
-        "HF_MODULES_CACHE": str(tmp_path / "hf_modules"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
+    return client_environment(hub_server, tmp_path, TOKEN)
 
 
 @pytest.fixture

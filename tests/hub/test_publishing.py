@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, client_environment
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 
@@ -34,20 +33,7 @@ class Hub:
 
     def __init__(self, server: HubServer, root: Path) -> None:
         self.server = server
-        offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if name not in offline},
-            "HF_ENDPOINT": server.endpoint,
-            "HF_TOKEN": TOKEN,
-            "HF_HOME": str(root / "home"),
-            "HF_HUB_CACHE": str(root / "home" / "hub"),
-            "HF_MODULES_CACHE": str(root / "modules"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
+        self.environment = client_environment(server, root, TOKEN)
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(

@@ -23,17 +23,7 @@ from spatial_mllm_hf.modeling.key_mapping_spatial_mllm import DROPPED_KEYS
 from .conftest import Case
 
 # What the public files of Qwen2.5-VL-3B and of both Spatial-MLLM releases say of their sizes.
-PUBLIC_3B = {
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "tie_word_embeddings": True,
-    "vision_config": {"depth": 32, "hidden_size": 1280, "out_hidden_size": 2048, "intermediate_size": 3420},
-}
+PUBLIC_3B = json.loads((Path(__file__).parents[1] / "reference" / "public_3b_config.json").read_text())
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

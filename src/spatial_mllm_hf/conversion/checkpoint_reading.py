@@ -5,6 +5,7 @@ restricted unpickler. Nothing else: a pickle can run code, and so can a configur
 """
 
 import json
+import math
 import pickle
 import re
 import zipfile
@@ -17,7 +18,7 @@ import torch
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-PIECE_BYTES = 64 * 2**20
+PIECE_BYTES = 16 * 2**20
 LENGTH_BYTES = 8  # of a safetensors file, before its header
 # The types of safetensors files that checkpoints of these models come in.
 DTYPES = {
@@ -58,7 +59,7 @@ class StoredTensor:
     @property
     def numel(self) -> int:
         """Number of its elements."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -223,9 +224,9 @@ def safetensors_header(file: Path) -> list[StoredTensor]:
             header = json.loads(opened.read(length))
             header.pop("__metadata__", None)
             tensors = [_stored_tensor(name, entry, file, start) for name, entry in header.items()]
-        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{file} is damaged or cut short (unreadable header: {error}). Get it again.") from error
-    tensors.sort(key=lambda stored: stored.offset)
+    tensors.sort(key=lambda stored: (stored.offset, stored.nbytes))  # an empty one lies before its neighbour
     end = start
     for stored in tensors:
         if stored.offset != end:
@@ -241,8 +242,11 @@ def safetensors_header(file: Path) -> list[StoredTensor]:
 def _stored_tensor(name: str, entry: dict[str, Any], file: Path, start: int) -> StoredTensor:
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"{file}: {name!r} is of type {entry['dtype']}; expected one of {sorted(DTYPES)}.")
-    begin, end = entry["data_offsets"]
-    stored = StoredTensor(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], file, start + begin)
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if len(offsets) != 2 or not all(type(number) is int and number >= 0 for number in (*shape, *offsets)):
+        raise TypeError(f"{name!r} has the shape {shape} and the offsets {offsets}")
+    begin, end = offsets
+    stored = StoredTensor(name, tuple(shape), DTYPES[entry["dtype"]], file, start + begin)
     if stored.nbytes != end - begin:
         raise ValueError(
             f"{file} is damaged or cut short ({name!r} has {end - begin} bytes for its shape). Get it again."

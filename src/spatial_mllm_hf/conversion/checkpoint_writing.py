@@ -20,7 +20,12 @@ from .checkpoint_reading import DTYPE_NAMES, INDEX_FILE, SINGLE_FILE
 
 HEADER_ALIGNMENT = 8
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Errors of a disk that takes no more, and what each means.
+OUT_OF_SPACE = {
+    errno.ENOSPC: "No space left",
+    errno.EDQUOT: "The disk quota is used up",
+    errno.EFBIG: "The file system takes no file so large (see --max-shard-size)",
+}
 Pieces = Callable[[], Iterator[torch.Tensor]]
 Progress = Callable[[int], None]
 
@@ -81,7 +86,9 @@ def write_weights(
             _write_shard(shard, folder / name, progress)
         except OSError as error:
             if error.errno in OUT_OF_SPACE:
-                raise OSError(error.errno, _space_message(folder, sum(t.nbytes for t in tensors))) from error
+                raise OSError(
+                    error.errno, _space_message(folder, sum(t.nbytes for t in tensors), error.errno)
+                ) from error
             raise
     if len(shards) > 1:
         _write_index(names, shards, folder)
@@ -94,9 +101,10 @@ def check_space(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, _space_message(folder, needed))
 
 
-def _space_message(folder: Path, needed: int) -> str:
+def _space_message(folder: Path, needed: int, reason: int = errno.ENOSPC) -> str:
     free = shutil.disk_usage(folder).free
-    return f"No space left for {needed / 1e9:.1f} GB of weights in {folder.parent}: {free / 1e9:.1f} GB are free."
+    what = f"{needed / 1e9:.1f} GB of weights into {folder.parent}, where {free / 1e9:.1f} GB are free"
+    return f"{OUT_OF_SPACE[reason]}: cannot write {what}."
 
 
 def _split(tensors: Sequence[TensorToWrite], max_shard_size: int | None) -> list[list[TensorToWrite]]:

@@ -58,7 +58,8 @@ def has_tokenizer(source: Path) -> bool:
 def copy_licences(source: Path, folder: Path, suffix: str) -> None:
     """Copies licence texts, which the weights may not be handed on without, each under the name of its source."""
     for path in sorted((*source.glob("LICENSE*"), *source.glob("NOTICE*"))):
-        shutil.copyfile(path, folder / (f"{path.stem}.{suffix}" if suffix else path.name))
+        if path.is_file():
+            shutil.copyfile(path, folder / (f"{path.stem}.{suffix}" if suffix else path.name))
 
 
 def write_official_processor(source: Path, folder: Path) -> None:

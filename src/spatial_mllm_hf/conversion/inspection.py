@@ -1,6 +1,5 @@
 """What a checkpoint is, told by its headers and settings alone; of a Hub repository no weights are downloaded."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 
 from ..modeling.configuration_spatial_mllm import GEOMETRY_HEADS, VERSION_FIELD, VGGTConfig
 from ..modeling.remote_code_spatial_mllm import CODE_ENTRIES
-from .checkpoint_reading import DTYPES, Checkpoint, StoredTensor
+from .checkpoint_reading import DTYPES, Checkpoint, StoredTensor, read_json
 from .companions import GENERATION_FILE, OLD_PROCESSOR_FILE, OLD_TEMPLATE_FILE, PROCESSOR_FILE, TEMPLATE_FILE
 from .coverage import count_dtypes
 from .key_tables import (
@@ -53,7 +52,6 @@ class Headers:
         config: `config.json`.
         tensors: headers by name.
         files: names of all its files.
-        settings: the other settings files that were read, by name.
         card: metadata of its README.
     """
 
@@ -62,7 +60,6 @@ class Headers:
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
     files: set[str]
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -154,14 +151,11 @@ def read_headers(source: str | Path, revision: str | None = None) -> Headers:
         }
         paths = {file: Path(path) for file, path in download.items()}
         name, folder = str(source), paths["config.json"].parent if "config.json" in paths else Path(source)
-        config = json.loads(paths["config.json"].read_text(encoding="utf-8")) if "config.json" in paths else {}
+        config = read_json(paths["config.json"]) if "config.json" in paths else {}
     else:
         raise ValueError(f"{source}: there is no such folder, and it is not the name of a Hub repository.")
-    settings = {
-        file: json.loads(path.read_text(encoding="utf-8")) for file, path in paths.items() if file.endswith(".json")
-    }
     card = card_metadata(paths["README.md"]) if "README.md" in paths else {}
-    return Headers(folder, name, config, tensors, files, settings, card)
+    return Headers(folder, name, config, tensors, files, card)
 
 
 def _remote_tensors(repository: str, revision: str | None) -> dict[str, StoredTensor]:

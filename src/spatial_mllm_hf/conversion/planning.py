@@ -4,6 +4,7 @@ A plan is strict: each weight of the source has a place or a reason to be left o
 to be new. Anything else is an error that names what comes nearest.
 """
 
+import copy
 import difflib
 import re
 import zlib
@@ -194,7 +195,7 @@ def make_config(kind: type[AnyConfig], settings: dict[str, Any], origin: str) ->
         ValueError: if a value has the wrong type or cannot be.
     """
     try:
-        return kind(**settings)
+        return kind(**copy.deepcopy(settings))  # transformers changes nested dictionaries
     except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{origin} does not describe such a model ({type(error).__name__}: {reason}).") from error

@@ -57,22 +57,24 @@ def compare(
         progress: told the bytes of `a` compared, after each weight.
 
     Raises:
-        ValueError: for an unknown part.
+        ValueError: for an unknown part, or parts that neither has.
     """
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
         raise ValueError(f"parts must be some of {list(PARTS)}, got {unknown}.")
     left, right = _by_module_name(a, parts), _by_module_name(b, parts)
+    if not left and not right:
+        raise ValueError(f"Neither {a.folder} nor {b.folder} holds weights of the parts {sorted(parts)}.")
     result = Comparison()
     for name, stored in left.items():
         if name not in right:
-            _note_absent(name, a, left, result.only_a, result)
+            _note_absent(name, a, result.only_a, result)
             continue
         _compare_weight(name, (a, stored), (b, right[name]), result)
         progress(stored.nbytes)
     for name in right:
         if name not in left:
-            _note_absent(name, b, right, result.only_b, result)
+            _note_absent(name, b, result.only_b, result)
     return result
 
 
@@ -82,12 +84,11 @@ def _by_module_name(checkpoint: Checkpoint, parts: Collection[str]) -> dict[str,
     return {name: stored for name, stored in named.items() if not parts or part_of(name) in parts}
 
 
-def _note_absent(
-    name: str, owner: Checkpoint, named: dict[str, StoredTensor], only: list[str], result: Comparison
-) -> None:
+def _note_absent(name: str, owner: Checkpoint, only: list[str], result: Comparison) -> None:
     """Puts down a weight that only its owner has."""
     reasons = [reason for pattern, reason in DROPPED_KEYS.items() if re.search(pattern, name)]
-    if name == f"{HEAD}weight" and EMBEDDINGS in named and _are_equal(owner, named[name], named[EMBEDDINGS]):
+    named = _by_module_name(owner, ()) if name == f"{HEAD}weight" else {}
+    if EMBEDDINGS in named and _are_equal(owner, named[name], named[EMBEDDINGS]):
         reasons = ["the same as the embeddings, to which the other checkpoint ties it"]
     if reasons:
         result.ignored[name] = reasons[0]
