@@ -338,7 +338,7 @@ def test_licences_go_along_under_the_names_of_their_sources(qwen_copy: Path, vgg
     (vggt_copy / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# VGGT\n")
     report = merge(Checkpoint(qwen_copy), Checkpoint(vggt_copy), tmp_path / "out")
     kept = {path.name: path.read_text() for path in (tmp_path / "out").iterdir() if path.name[:3] in ("LIC", "NOT")}
-    assert kept == {"LICENSE.qwen2_5_vl": "of Qwen", "LICENSE.vggt": "of VGGT", "NOTICE.vggt": "to note"}
+    assert kept == {"LICENSE.qwen2_5_vl": "of Qwen", "LICENSE.txt.vggt": "of VGGT", "NOTICE.vggt": "to note"}
     assert report.sources == [
         {"name": "qwen", "format": "qwen2.5-vl", "licence": "qwen-research"},
         {"name": "vggt", "format": "vggt", "licence": "cc-by-nc-4.0"},

@@ -25,10 +25,17 @@ from checkpoint_files import (
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from spatial_mllm_hf import SpatialMLLMConfig, SpatialMLLMForConditionalGeneration, SpatialMLLMProcessor, VGGTModel
+from spatial_mllm_hf import (
+    SpatialMLLMConfig,
+    SpatialMLLMForConditionalGeneration,
+    SpatialMLLMModel,
+    SpatialMLLMProcessor,
+    VGGTModel,
+)
 from spatial_mllm_hf.conversion.checkpoint_reading import Checkpoint
 from spatial_mllm_hf.conversion.inspection import inspect_checkpoint
 from spatial_mllm_hf.conversion.public_formats import flat_config
+from spatial_mllm_hf.conversion.verification import compare
 from spatial_mllm_hf.hub.checkpoint_folders import extract_vggt, from_official, merge, to_official
 
 TRACK_HEAD = {
@@ -411,3 +418,55 @@ def test_nobody_is_asked_whether_to_run_foreign_code(
     with pytest.raises(ValueError, match="asks for code of its own"):
         from_official(Checkpoint(source), tmp_path / "out")
     assert not (tmp_path / "witness").exists()
+
+
+def test_a_quantised_checkpoint_is_refused(v1_1: Path, tmp_path: Path) -> None:
+    source = copy_folder(v1_1, tmp_path / "source")
+    change_json(source / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(
+        ValueError, match=r"is quantised \(bitsandbytes\): convert the checkpoint that it was made from"
+    ):
+        from_official(Checkpoint(source), tmp_path / "out")
+    assert inspect_checkpoint(source).quantisation == "bitsandbytes"
+
+
+def test_what_the_headless_model_saves_is_taken_too(v1_1: Path, tmp_path: Path) -> None:
+    SpatialMLLMModel.from_pretrained(v1_1).save_pretrained(tmp_path / "headless")
+    from_official(Checkpoint(tmp_path / "headless"), tmp_path / "out")
+    assert compare(Checkpoint(tmp_path / "out"), Checkpoint(v1_1)).same
+
+
+def test_a_head_that_is_not_the_embeddings_is_not_dropped_as_if_it_were(v1_1: Path, tmp_path: Path) -> None:
+    source = copy_folder(v1_1, tmp_path / "source")
+    embeddings = weights_of(v1_1)["model.embed_tokens.weight"]
+    change_weights(source, {"lm_head.weight": embeddings.clone()})
+    assert from_official(Checkpoint(source), tmp_path / "same").reasons()["dropped"]
+    change_weights(source, {"lm_head.weight": embeddings + 1})
+    with pytest.raises(ValueError, match=r"says tie_word_embeddings, but 'lm_head\.weight' is not the embeddings"):
+        from_official(Checkpoint(source), tmp_path / "other")
+
+
+def test_what_the_public_layout_cannot_say_is_noted(v1_1: Path, tmp_path: Path) -> None:
+    source = copy_folder(v1_1, tmp_path / "source")
+    yarn = {"type": "yarn", "rope_type": "yarn", "factor": 2.0, "mrope_section": [2, 3, 3]}
+    change_json(source / "config.json", spatial_fusion_scale=0.25, rope_scaling=yarn)
+    report = to_official(Checkpoint(source), tmp_path / "out")
+    assert any("spatial_fusion_scale" in note for note in report.notes)
+    written, read = (SpatialMLLMConfig.from_pretrained(folder) for folder in (tmp_path / "out", source))
+    assert written.spatial_fusion_scale == 0.25
+    assert written.text_config.rope_parameters == read.text_config.rope_parameters
+
+
+def test_attention_of_a_checkpoint_is_not_followed(v1_1: Path, tmp_path: Path) -> None:
+    """A name with a slash is code on the Hub."""
+    source = copy_folder(v1_1, tmp_path / "source")
+    change_json(source / "config.json", attn_implementation="someone/kernel", _attn_implementation="someone/kernel")
+    from_official(Checkpoint(source), tmp_path / "out")
+    assert "someone" not in (tmp_path / "out" / "config.json").read_text()
+
+
+def test_an_unknown_weight_of_vggt_is_not_extracted(v1_1: Path, tmp_path: Path) -> None:
+    source = copy_folder(v1_1, tmp_path / "source")
+    change_weights(source, {"spatial_encoder.vggt_model.bogus.weight": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"1 weights of VGGT are unknown, such as 'bogus\.weight'"):
+        extract_vggt(Checkpoint(source), tmp_path / "out")

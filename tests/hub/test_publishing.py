@@ -18,7 +18,7 @@ import spatial_mllm_hf
 from spatial_mllm_hf.conversion.inspection import inspect_checkpoint
 from spatial_mllm_hf.conversion.sources import open_source
 from spatial_mllm_hf.hub.checkpoint_folders import from_official
-from spatial_mllm_hf.hub.model_card import read_results
+from spatial_mllm_hf.hub.model_card import read_results, render_model_card, write_model_card
 from spatial_mllm_hf.hub.publishing import check_folder, publish
 
 ROOT = Path(spatial_mllm_hf.__file__).parent
@@ -155,9 +155,71 @@ def test_the_card_is_valid_and_says_what_it_has_to(hub: Hub, published: Path) ->
     card = ModelCard.load(published / "README.md")
     assert card.data.pipeline_tag == "video-text-to-text"
     assert card.data.library_name == "transformers"
-    assert f'pipeline(model="{REPO}", trust_remote_code=True' in card.content
+    assert f'pipeline("video-question-answering", model="{REPO}", trust_remote_code=True' in card.content
     assert f"{(0.910616):.2f} M" in card.content  # parameters of the tiny checkpoint
-    assert any(entry.status == 200 for entry in hub.server.requests_for("POST", "validate-yaml"))
+    assert any(entry.status == 200 for entry in hub.server.requests_for("POST", "validate-yaml"))  # by the commit
+
+
+def test_the_card_names_the_repository_that_it_goes_to(hub_server: HubServer, hub_api: HfApi, folder: Path) -> None:
+    publish(folder, "user/second")
+    assert '"user/second"' in hub_server.files("user/second")["README.md"].decode()
+    assert REPO not in hub_server.files("user/second")["README.md"].decode()
+
+
+def test_a_connector_that_was_trained_is_not_called_new(folder: Path) -> None:
+    assert "adds nothing yet" not in str(render_model_card(folder))
+    weights = load_file(folder / "model.safetensors")
+    last = {name: tensor * 0 for name, tensor in weights.items() if name.startswith("connector.mlp.2.")}
+    assert len(last) == 2
+    save_file({**weights, **last}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "adds nothing yet" in str(render_model_card(folder))
+
+
+def test_shards_replace_a_single_file(hub_server: HubServer, hub_api: HfApi, folder: Path, tmp_path: Path) -> None:
+    """transformers would go on reading the old single file."""
+    publish(folder, REPO)
+    model = spatial_mllm_hf.SpatialMLLMForConditionalGeneration.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="1MB")
+    publish(folder, REPO)
+    on_hub = {name for name in hub_server.files(REPO) if name.endswith(".safetensors")}
+    assert on_hub == {path.name for path in folder.glob("*.safetensors")}
+    assert "model.safetensors" not in on_hub
+
+
+def test_only_the_checkpoint_is_published(
+    hub_server: HubServer, hub_api: HfApi, folder: Path, published: Path, tmp_path: Path
+) -> None:
+    for name in ("token.txt", "secret_config.json", "adapter_model.safetensors", "optimizer.pt", "train.py"):
+        (folder / name).write_text("private")
+    (folder / "checkpoint-500").mkdir()
+    shutil.copy(folder / "config.json", folder / "checkpoint-500")
+    publish(folder, REPO)
+    assert hub_server.files(REPO).keys() - {".gitattributes"} == {path.name for path in published.iterdir()}
+    (tmp_path / "elsewhere").write_text("private")
+    (folder / "NOTICE").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="NOTICE is a link to"):
+        publish(folder, REPO)
+
+
+def test_private_is_not_promised_for_a_public_repository(hub_server: HubServer, hub_api: HfApi, folder: Path) -> None:
+    publish(folder, REPO)
+    hub_server.requests.clear()
+    with pytest.raises(ValueError, match=f"{REPO} exists and is public: nothing was uploaded"):
+        publish(folder, REPO, private=True)
+    assert uploads(hub_server) == []
+
+
+def test_changed_code_of_the_same_version_is_refused(hub_api: HfApi, folder: Path) -> None:
+    code = (folder / "vggt_rope.py").read_text()
+    (folder / "vggt_rope.py").write_text(code + "# changed")
+    with pytest.raises(
+        ValueError, match=r"vggt_rope\.py is not this package's, though it says to be of the same version"
+    ):
+        publish(folder, REPO)
+    version = folder / "version_spatial_mllm.py"
+    version.write_text(version.read_text().replace(spatial_mllm_hf.__version__, "0.1.0+mine"))
+    publish(folder, REPO)
 
 
 def test_usage_of_the_card_runs_as_it_stands(hub: Hub, published: Path, room_clip: Path, tmp_path: Path) -> None:
@@ -206,6 +268,13 @@ def test_a_card_written_by_hand_is_kept(hub_server: HubServer, hub_api: HfApi, f
     assert hub_server.files(REPO)["README.md"].decode() == own
     (folder / "README.md").write_text("---\nlanguage: en\n---\n# No licence\n")
     with pytest.raises(ValueError, match="license"):
+        publish(folder, REPO)
+    (folder / "README.md").write_text(own)
+    publish(folder, REPO, datasets=["some/data"])
+    card = ModelCard(hub_server.files(REPO)["README.md"].decode())
+    assert (card.data.datasets, card.data.license, card.text.strip()) == (["some/data"], "mit", "# Mine")
+    (folder / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(ValueError, match=r"README\.md: the metadata is not valid YAML"):
         publish(folder, REPO)
 
 
@@ -309,15 +378,16 @@ def test_a_cut_download_goes_on_and_loses_nothing(
 
 
 def test_what_arrived_damaged_is_noticed(
-    hub_api: HfApi, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub_api: HfApi, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(published, tmp_path / "other")
+    write_model_card(folder, REPO)
+    shutil.copytree(folder, tmp_path / "other")
     (tmp_path / "other" / "chat_template.jinja").write_text("something else")
     upload = HfApi.upload_folder
     other = str(tmp_path / "other")
     monkeypatch.setattr(HfApi, "upload_folder", lambda self, **named: upload(self, **{**named, "folder_path": other}))
     with pytest.raises(OSError, match=r"not what was sent: chat_template\.jinja\. Publish again"):
-        publish(published, "user/damaged")
+        publish(folder, REPO)
 
 
 # --- what is refused ---

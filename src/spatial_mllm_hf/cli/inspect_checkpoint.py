@@ -31,6 +31,7 @@ def inspect(
     lines = {
         "format": f"{facts.title}{written}",
         "types": ", ".join(facts.dtype),
+        **({"quantised": f"{facts.quantisation}; sizes are those of packed weights"} if facts.quantisation else {}),
         "connector": facts.connector or "none",
         "heads": ", ".join(facts.heads) or "none",
         "licences": ", ".join(facts.licences),

@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import typer
+from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
@@ -48,7 +49,7 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"spatial-mllm: warning: {message}\n"
     try:
         app()
-    except (ValueError, OSError, SafetensorError) as error:
+    except (ValueError, OSError, SafetensorError, _transport_error()) as error:
         if _State.traceback:
             raise
         message = " ".join(str(error).split())
@@ -58,6 +59,12 @@ def main() -> None:
             message = f"the checkpoint's weights cannot be read ({message}); get its safetensors files again."
         sys.stderr.write(f"spatial-mllm: error: {message}\n")
         raise SystemExit(2) from None
+
+
+def _transport_error() -> type[Exception]:
+    """What the Hub's HTTP client raises when it reaches nobody; which library that is depends on its release."""
+    library = type(get_session()).__module__.split(".")[0]
+    return sys.modules[library].HTTPError
 
 
 if __name__ == "__main__":

@@ -130,6 +130,14 @@ class Checkpoint:
                     raise ValueError(f"{stored.file} became shorter while it was read. Get it again.")
                 yield torch.frombuffer(piece, dtype=stored.dtype)
 
+    def are_equal(self, one: str, other: str) -> bool:
+        """Whether two of its tensors have the same shape, type and bits."""
+        a, b = self.tensors[one], self.tensors[other]
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            return False
+        pairs = zip(self.pieces(one), self.pieces(other))
+        return all(torch.equal(x.contiguous().view(torch.uint8), y.contiguous().view(torch.uint8)) for x, y in pairs)
+
     def _read_header(self, file: Path, allow_pt: bool) -> None:
         if file.suffix == ".safetensors":
             headers = safetensors_header(file)

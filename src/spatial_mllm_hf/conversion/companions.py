@@ -58,8 +58,8 @@ def has_tokenizer(source: Path) -> bool:
 def copy_licences(source: Path, folder: Path, suffix: str) -> None:
     """Copies licence texts, which the weights may not be handed on without, each under the name of its source."""
     for path in sorted((*source.glob("LICENSE*"), *source.glob("NOTICE*"))):
-        if path.is_file():
-            shutil.copyfile(path, folder / (f"{path.stem}.{suffix}" if suffix else path.name))
+        if path.is_file() and is_own_file(path):
+            shutil.copyfile(path, folder / (f"{path.name}.{suffix}" if suffix else path.name))
 
 
 def write_official_processor(source: Path, folder: Path) -> None:
@@ -88,6 +88,11 @@ def write_official_tokenizer(folder: Path) -> None:
     if settings.get("tokenizer_class") not in ("Qwen2Tokenizer", "Qwen2TokenizerFast"):
         settings["tokenizer_class"] = "Qwen2TokenizerFast"
     write_json(settings, file)
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file is a folder's own: no link to elsewhere, but for those of the Hub's cache to its blobs."""
+    return not path.is_symlink() or path.resolve().parent.name == "blobs"
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

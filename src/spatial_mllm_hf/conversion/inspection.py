@@ -1,5 +1,6 @@
 """What a checkpoint is, told by its headers and settings alone; of a Hub repository no weights are downloaded."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
 from ..modeling.configuration_spatial_mllm import GEOMETRY_HEADS, VERSION_FIELD, VGGTConfig
+from ..modeling.key_mapping_spatial_mllm import DROPPED_KEYS
 from ..modeling.remote_code_spatial_mllm import CODE_ENTRIES
 from .checkpoint_reading import DTYPES, Checkpoint, StoredTensor, read_json
 from .companions import GENERATION_FILE, OLD_PROCESSOR_FILE, OLD_TEMPLATE_FILE, PROCESSOR_FILE, TEMPLATE_FILE
@@ -72,6 +74,7 @@ class CheckpointFacts:
         layout: format of its weights' names; `title` in words.
         written_by: version of this package that wrote it, if any did.
         parts: weights, parameters and bytes of each part.
+        quantisation: method of a quantised checkpoint, whose numbers are of packed weights.
         dtype: parameters of each type.
         connector: type of the connector, and the layer of VGGT that it reads.
         heads: VGGT's geometry heads that are there.
@@ -87,6 +90,7 @@ class CheckpointFacts:
     title: str
     written_by: str | None
     parts: dict[str, dict[str, int]]
+    quantisation: str | None
     dtype: dict[str, int]
     connector: str | None
     heads: list[str]
@@ -124,6 +128,7 @@ def inspect_checkpoint(source: str | Path, revision: str | None = None) -> Check
         title=TITLES[layout],
         written_by=headers.config.get(VERSION_FIELD),
         parts=_parts(headers.tensors, layout),
+        quantisation=(headers.config.get("quantization_config") or {}).get("quant_method"),
         dtype=count_dtypes([(stored.dtype, stored.numel) for stored in headers.tensors.values()]),
         connector=_connector(headers, layout),
         heads=_heads(shapes, layout),
@@ -131,7 +136,7 @@ def inspect_checkpoint(source: str | Path, revision: str | None = None) -> Check
         licences=[*licences, *([f"{stated} (its own card)"] if stated not in (None, "unknown") else [])]
         or [UNKNOWN_LICENCE],
         base_models=[name for name, _ in backbones],
-        memory_by_part=_memory(headers.tensors, layout),
+        memory_by_part=_memory(headers, layout),
     )
 
 
@@ -243,13 +248,16 @@ def _missing_files(files: set[str], with_code: bool) -> list[str]:
     return missing
 
 
-def _memory(tensors: Mapping[str, StoredTensor], layout: Format) -> dict[str, dict[str, int]]:
-    """Bytes of each part by type."""
+def _memory(headers: Headers, layout: Format) -> dict[str, dict[str, int]]:
+    """Bytes of each part by type, of the weights that are loaded."""
     parts: dict[str, dict[str, float]] = {}
-    for name, stored in tensors.items():
+    left_out = [*DROPPED_KEYS, *([rf"^{re.escape(HEAD)}"] if headers.config.get("tie_word_embeddings") else [])]
+    for name, stored in headers.tensors.items():
         ours = to_module_name(name, layout)
         is_linear = ours.startswith(LANGUAGE) and len(stored.shape) == 2 and ours != EMBEDDINGS
         sizes = parts.setdefault(part_of(ours), dict.fromkeys(MEMORY_BYTES, 0.0))
+        if any(re.search(pattern, ours) for pattern in left_out):
+            continue
         for dtype, (of_linear, of_other) in MEMORY_BYTES.items():
             sizes[dtype] += stored.numel * (of_linear if is_linear else of_other)
     return {part: {dtype: round(size) for dtype, size in sizes.items()} for part, sizes in parts.items()}

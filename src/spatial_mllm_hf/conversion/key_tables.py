@@ -20,7 +20,14 @@ GEOMETRY_HEAD_PREFIXES = {"camera": "camera_head.", "depth": "depth_head.", "poi
 _QWEN = (("visual.", VISION), ("model.", LANGUAGE))
 PREFIXES: dict[Format, tuple[tuple[str, str], ...]] = {
     # Public v1.1 (model_type spatial-mllm), and what this package writes.
-    "v1.1": (*_QWEN, ("spatial_encoder.vggt_model.", SPATIAL), ("connector.", CONNECTOR)),
+    # The last is what SpatialMLLMModel, which has no head, calls its language model when it is saved.
+    "v1.1": (
+        *_QWEN,
+        ("spatial_encoder.vggt_model.", SPATIAL),
+        ("spatial_encoder.", SPATIAL),
+        ("connector.", CONNECTOR),
+        ("language_model.", LANGUAGE),
+    ),
     # Public v1.0 (architectures Qwen2_5_VL_VGGTForConditionalGeneration).
     "v1.0": (*_QWEN, ("vggt_embedding_merger.", CONNECTOR), ("vggt.", SPATIAL)),
     "qwen2.5-vl": _QWEN,

@@ -23,7 +23,7 @@ from ..modeling.modeling_spatial_mllm import SpatialMLLMForConditionalGeneration
 from .checkpoint_reading import Checkpoint
 from .checkpoint_writing import TensorToWrite
 from .coverage import CoverageReport, WeightRow, count_dtypes, make_row
-from .key_tables import GEOMETRY_HEAD_PREFIXES, HEAD, SPATIAL, Format, from_module_name, to_module_name
+from .key_tables import EMBEDDINGS, GEOMETRY_HEAD_PREFIXES, HEAD, SPATIAL, Format, from_module_name, to_module_name
 
 TIED_REASON = "the same as the embeddings (tie_word_embeddings)"
 UNKNOWN_REASON = "unknown, left out because strict checking is off"
@@ -104,9 +104,12 @@ class WeightMatcher:
         Raises:
             ValueError: for a weight of the wrong shape, or one that is there twice.
         """
+        _refuse_quantised(checkpoint)
         for name, stored in checkpoint.tensors.items():
             ours = to_module_name(name, layout)
             reason = self._reason_to_drop(ours)
+            if reason == TIED_REASON:
+                _check_tied(checkpoint, name, layout)
             if reason == UNKNOWN_REASON:
                 self._unknown.append((name, layout))
             if reason is not None:
@@ -149,7 +152,7 @@ class WeightMatcher:
                 examples.append(f"{name!r} ({_nearest(name, places)})")
             raise ValueError(
                 f"{origin}: {len(self._unknown)} weights are unknown, such as {'; '.join(examples)}"
-                f"{f', and {len(missing)} are missing' if missing else ''}. Pass --no-strict to leave them out."
+                f"{f', and {len(missing)} are missing' if missing else '. Pass --no-strict to leave them out'}."
             )
         if missing:
             there = [row.source for row in self.rows if row.source is not None]
@@ -195,10 +198,34 @@ def make_config(kind: type[AnyConfig], settings: dict[str, Any], origin: str) ->
         ValueError: if a value has the wrong type or cannot be.
     """
     try:
-        return kind(**copy.deepcopy(settings))  # transformers changes nested dictionaries
-    except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
+        return kind(**_without_attention(settings))
+    except (StrictDataclassError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{origin} does not describe such a model ({type(error).__name__}: {reason}).") from error
+
+
+def _without_attention(settings: dict[str, Any]) -> dict[str, Any]:
+    """A copy (transformers changes nested dictionaries) without attention backends, which can name code."""
+    kept = {name: value for name, value in settings.items() if "attn_implementation" not in name}
+    return {
+        name: _without_attention(value) if isinstance(value, dict) else copy.deepcopy(value)
+        for name, value in kept.items()
+    }
+
+
+def _refuse_quantised(checkpoint: Checkpoint) -> None:
+    if checkpoint.config.get("quantization_config"):
+        method = checkpoint.config["quantization_config"].get("quant_method", "an unnamed method")
+        raise ValueError(f"{checkpoint.folder} is quantised ({method}): convert the checkpoint that it was made from.")
+
+
+def _check_tied(checkpoint: Checkpoint, head: str, layout: Format) -> None:
+    embeddings = from_module_name(EMBEDDINGS, layout)
+    if embeddings not in checkpoint.tensors or not checkpoint.are_equal(head, embeddings):
+        raise ValueError(
+            f"{checkpoint.folder}: config.json says tie_word_embeddings, but {head!r} is not the embeddings. Set "
+            "tie_word_embeddings to false there if the head is meant to be its own."
+        )
 
 
 def expected_weights(config: SpatialMLLMConfig) -> dict[str, tuple[int, ...]]:

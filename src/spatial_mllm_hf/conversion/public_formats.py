@@ -4,6 +4,7 @@ Sources: the checkpoints Diankun/Spatial-MLLM-v1.1-Instruct-* and -subset-sft, a
 code is diankun-wu/Spatial-MLLM (master for v1.1, branch v1.0).
 """
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from ..modeling.configuration_spatial_mllm import V1_0_ARCHITECTURE, SpatialMLLMConfig, VGGTConfig
+from ..modeling.key_mapping_spatial_mllm import DROPPED_KEYS
 from .checkpoint_reading import Checkpoint, CheckpointHeaders, read_json
 from .checkpoint_writing import TensorToWrite
 from .coverage import make_row
@@ -139,6 +141,10 @@ def plan_to_official(source: Checkpoint, dtype: torch.dtype | None = None, stric
     notes = []
     if is_v1_0:
         notes.append("The connector is v1.0's, which the official v1.1 code does not have: this is the v1.0 layout.")
+    if config.spatial_fusion_scale != 1.0:
+        notes.append("The official code does not know spatial_fusion_scale: it fuses with 1.0.")
+    if is_v1_0 and config.connector_config.spatial_embeds_layer_idx != -1:
+        notes.append("The official v1.0 code reads VGGT's last layer, this model another one.")
     absent = sorted(set(VGGTConfig().heads) - set(config.spatial_config.heads))
     if absent:
         notes.append(f"Without the heads {absent}: the official code fills them with random weights and uses none.")
@@ -179,25 +185,29 @@ def flat_config(config: SpatialMLLMConfig, target: Format) -> dict[str, Any]:
     flat = {name: text[name] for name in TEXT_PUBLIC_FIELDS if name in text}
     flat |= {name: getattr(config, name) for name in TOP_PUBLIC_FIELDS if hasattr(config, name)}
     flat["rope_theta"] = rope["rope_theta"]
-    flat["rope_scaling"] = {"type": "mrope", "mrope_section": list(rope["mrope_section"])}
+    kind = rope.get("rope_type", "default")
+    others = {name: value for name, value in rope.items() if name not in ("rope_theta", "rope_type", "type")}
+    flat["rope_scaling"] = {"type": "mrope" if kind == "default" else kind, **others}
+    if config.spatial_fusion_scale != 1.0:
+        flat["spatial_fusion_scale"] = config.spatial_fusion_scale
     flat["vision_config"] = {name: vision[name] for name in VISION_PUBLIC_FIELDS if name in vision}
     flat["vision_config"]["in_chans"] = flat["vision_config"].pop("in_channels", 3)
     flat["torch_dtype"] = str(config.dtype or torch.float32).removeprefix("torch.")
     spatial = vggt_public_config(config.spatial_config)
+    layer = config.connector_config.spatial_embeds_layer_idx
+    connector = {"connector_type": config.connector_config.connector_type, "spatial_embeds_layer_idx": layer}
     if target == "v1.0":
         flat |= {"architectures": [V1_0_ARCHITECTURE], "model_type": "qwen2_5_vl"}
         if set(spatial) > set(VGGT_PUBLIC_FIELDS):  # public v1.0 files have none: VGGT is VGGT-1B there
             flat["spatial_config"] = spatial
+        if connector["spatial_embeds_layer_idx"] != -1:
+            flat["connector_config"] = connector
         return flat
-    connector = config.connector_config
     return flat | {
         "architectures": [ARCHITECTURE],
         "model_type": config.model_type,
         "spatial_config": spatial,
-        "connector_config": {
-            "connector_type": connector.connector_type,
-            "spatial_embeds_layer_idx": connector.spatial_embeds_layer_idx,
-        },
+        "connector_config": connector,
     }
 
 
@@ -238,6 +248,10 @@ def _check_vggt(source: Checkpoint, config: SpatialMLLMConfig, found: dict[str, 
     missing = [name for name in expected if name not in found]
     if missing:
         raise ValueError(f"{source.folder} lacks {len(missing)} weights of VGGT, such as {missing[0]!r}.")
+    dropped = re.compile("|".join(DROPPED_KEYS))
+    unknown = [name for name in found if name not in expected and not dropped.search(name)]
+    if unknown:
+        raise ValueError(f"{source.folder}: {len(unknown)} weights of VGGT are unknown, such as {unknown[0]!r}.")
     wrong = [name for name, shape in expected.items() if found[name] != shape]
     if wrong:
         raise ValueError(

@@ -88,19 +88,12 @@ def _note_absent(name: str, owner: Checkpoint, only: list[str], result: Comparis
     """Puts down a weight that only its owner has."""
     reasons = [reason for pattern, reason in DROPPED_KEYS.items() if re.search(pattern, name)]
     named = _by_module_name(owner, ()) if name == f"{HEAD}weight" else {}
-    if EMBEDDINGS in named and _are_equal(owner, named[name], named[EMBEDDINGS]):
+    if EMBEDDINGS in named and owner.are_equal(named[name].name, named[EMBEDDINGS].name):
         reasons = ["the same as the embeddings, to which the other checkpoint ties it"]
     if reasons:
         result.ignored[name] = reasons[0]
     else:
         only.append(name)
-
-
-def _are_equal(checkpoint: Checkpoint, one: StoredTensor, other: StoredTensor) -> bool:
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
-        return False
-    pieces = _aligned(checkpoint.pieces(one.name), checkpoint.pieces(other.name))
-    return all(torch.equal(_bits(x), _bits(y)) for x, y in pieces)
 
 
 def _compare_weight(

@@ -153,6 +153,9 @@ def _complete(report: CoverageReport, folder: Path, source: Path) -> None:
     """Processor, tokenizer and generation settings, as far as the source has them."""
     if has_tokenizer(source):
         processor = SpatialMLLMProcessor.from_pretrained(source, trust_remote_code=False)
+        heads = set(SpatialMLLMConfig.from_pretrained(folder).spatial_config.heads)
+        if "points" not in heads and {"camera", "depth"} <= heads:
+            processor.video_processor.geometry_source = "depth"
         processor.save_pretrained(folder)
         copy_files(TOKENIZER_FILES, source, folder)
     else:

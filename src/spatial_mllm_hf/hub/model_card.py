@@ -1,25 +1,29 @@
 """The model card: `model_card.md` at the top of the project, filled in from a checkpoint's own headers and settings."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from ..conversion.checkpoint_reading import read_json
+from ..conversion.checkpoint_reading import Checkpoint, read_json
 from ..conversion.companions import PROCESSOR_FILE, REPORT_FILE
 from ..conversion.inspection import CheckpointFacts, inspect_checkpoint
-from ..conversion.key_tables import GEOMETRY_HEAD_PREFIXES
-from ..conversion.merge import ZERO_REASON
-from ..conversion.sources import UNKNOWN_LICENCE
+from ..conversion.key_tables import CONNECTOR, GEOMETRY_HEAD_PREFIXES, detect_format, to_module_name
+from ..conversion.merge import LAST_LAYER
+from ..conversion.sources import UNKNOWN_LICENCE, is_repository
 from ..modeling.version_spatial_mllm import __version__
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
 CARD = "README.md"
 PIPELINE_TAG = "video-text-to-text"
 TAGS = ("spatial-mllm", "spatial-reasoning", "video-question-answering", "vggt", "qwen2_5_vl")
+# Closes a card that this package wrote, with the hash of what stands above it.
+MARKER = "\n<!-- written by spatial-mllm-hf; a push renders it anew as long as nothing is changed here: {} -->\n"
 UNNAMED = "path/to/this/folder"
 UNITS = {"MiB": 2**20, "GiB": 2**30}
 PART_NAMES = {
@@ -54,7 +58,23 @@ def write_model_card(
         results: evaluation results for the metadata (`model-index`) and a table.
         datasets: Hub data sets that it was trained on.
     """
-    render_model_card(folder, repo_id, results, datasets).save(folder / CARD)
+    text = str(render_model_card(folder, repo_id, results, datasets))
+    (folder / CARD).unlink(missing_ok=True)  # of a download it is a link into the Hub's cache
+    (folder / CARD).write_text(text + MARKER.format(_digest(text)), encoding="utf-8")
+
+
+def add_to_card(folder: Path, results: Sequence[EvalResult] = (), datasets: Sequence[str] = ()) -> None:
+    """Puts results and data sets into the metadata of a card that was written by hand; the text stays as it is."""
+    card = stated_card(folder)
+    if card is None or not (results or datasets):
+        return
+    data: Any = card.data
+    if results:
+        data.eval_results = list(results)
+        data.model_name = data.get("model_name") or folder.name
+    if datasets:
+        data.datasets = sorted({*(data.get("datasets") or []), *datasets})
+    card.save(folder / CARD)
 
 
 def render_model_card(
@@ -74,7 +94,7 @@ def render_model_card(
         template_path=str(TEMPLATE),
         title=name if repo_id else "Spatial-MLLM",
         model_id=repo_id or UNNAMED,
-        untrained=_is_untrained(report),
+        untrained=_is_untrained(folder),
         connector_sentence=f"Connector: {facts.connector}.",
         heads_sentence=_heads_sentence(facts.heads),
         settings=[(text, _setting(video[key])) for key, text in SETTINGS.items() if key in video],
@@ -113,16 +133,17 @@ def _metadata(
     datasets: Sequence[str],
 ) -> ModelCardData:
     licences = [licence for _, licence in _licences(facts, report) if licence != UNKNOWN_LICENCE]
-    known = sorted(dict.fromkeys(licences))
+    known = sorted(dict.fromkeys(part.split(" (")[0] for licence in licences for part in licence.split(", ")))
+    base_models = [name for name, _ in _licences(facts, report) if is_repository(name)]
     return ModelCardData(
         language="en",
         license="other" if known else "unknown",
         license_name="-and-".join(known) or None,
-        license_link=f"https://huggingface.co/{facts.base_models[0]}" if facts.base_models else None,
+        license_link=f"https://huggingface.co/{base_models[0]}" if base_models else None,
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         tags=list(TAGS),
-        base_model=facts.base_models or None,
+        base_model=base_models or None,
         datasets=list(datasets) or None,
         model_name=name,
         eval_results=list(results) or None,
@@ -136,11 +157,20 @@ def _licences(facts: CheckpointFacts, report: dict[str, Any]) -> list[tuple[str,
         if stated != UNKNOWN_LICENCE and not stated.endswith("(its own card)"):
             licence, name = stated.rstrip(")").split(" (")
             known.append((name, licence))
-    return known or [(source["name"], source["licence"]) for source in report.get("sources", [])]
+    sources = [(source["name"], source["licence"]) for source in report.get("sources", [])]
+    if not known:
+        return sources
+    names = {name for name, _ in known}
+    return known + [source for source in sources if is_repository(source[0]) and source[0] not in names]
 
 
-def _is_untrained(report: dict[str, Any]) -> bool:
-    return any(weight["reason"] == ZERO_REASON for weight in report.get("weights", []))
+def _is_untrained(folder: Path) -> bool:
+    """Whether the connector's last layer is still at zero, where a merge starts it."""
+    checkpoint = Checkpoint(folder)
+    layout = detect_format(checkpoint.tensors)
+    last = tuple(CONNECTOR + layer for layer in LAST_LAYER.values())
+    names = [name for name in checkpoint.tensors if to_module_name(name, layout).startswith(last)]
+    return bool(names) and not any(piece.any() for name in names for piece in checkpoint.pieces(name))
 
 
 def _video_settings(folder: Path) -> dict[str, Any]:
@@ -177,14 +207,29 @@ def _count(parameters: int) -> str:
 
 
 def stated_card(folder: Path) -> ModelCard | None:
-    """The card that lies in a folder, None without one."""
-    return ModelCard.load(folder / CARD) if (folder / CARD).exists() else None
+    """The card that lies in a folder, None without one.
+
+    Raises:
+        ValueError: if its metadata cannot be read.
+    """
+    if not (folder / CARD).exists():
+        return None
+    try:
+        return ModelCard.load(folder / CARD)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{folder / CARD}: the metadata is not valid YAML ({' '.join(str(error).split())})."
+        ) from error
 
 
 def is_untouched(folder: Path) -> bool:
     """Whether the folder's card is the one that this package rendered there, with nothing changed by hand."""
-    card = stated_card(folder)
-    return card is not None and str(card) == str(render_model_card(folder))
+    text, _, digest = (folder / CARD).read_text(encoding="utf-8").rpartition(MARKER.split("{}")[0])
+    return digest == _digest(text) + MARKER.split("{}")[1]
 
 
-__all__ = ["is_untouched", "read_results", "render_model_card", "stated_card", "write_model_card"]
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+__all__ = ["add_to_card", "is_untouched", "read_results", "render_model_card", "stated_card", "write_model_card"]

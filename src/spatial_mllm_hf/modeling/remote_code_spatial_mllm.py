@@ -51,19 +51,21 @@ def copy_remote_code(folder: Path, origin: str | None = None, revision: str | No
         revision: of that repository.
 
     Returns:
-        The files written. Running as remote code, fewer (with a warning) if some cannot be got from `origin` any more:
+        The files written. Running as remote code, none (with a warning) if some cannot be got from `origin` any more:
         weights have to be saved all the same.
     """
     if IS_REMOTE:
         find = _finder_in_origin(origin, revision)
     else:
-        find = _find_in_package
+        find = find_in_package
     try:
         files = collect_code(find)
     except OSError as error:
         logger.warning(f"The code of this model could not be copied beside its weights in {folder}: {error}")
         return []
-    return [Path(shutil.copyfile(file, folder / file.name)) for file in files if file.parent != folder.resolve()]
+    targets = [(file, folder / file.name) for file in files]
+    missing = [pair for pair in targets if not (pair[1].exists() and pair[1].samefile(pair[0]))]
+    return [Path(shutil.copyfile(file, target)) for file, target in missing]
 
 
 def collect_code(find: Callable[[str], Path]) -> list[Path]:
@@ -85,7 +87,8 @@ def collect_code(find: Callable[[str], Path]) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
-def _find_in_package(name: str) -> Path:
+def find_in_package(name: str) -> Path:
+    """Path of a code file in the installed package."""
     package = Path(__file__).resolve().parent.parent
     return next(package / folder / name for folder in FOLDERS if (package / folder / name).exists())
 
