@@ -300,6 +300,12 @@ def test_a_wrong_token_is_explained(hub: Hub, published: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_hub_that_cannot_be_reached_is_said(hub: Hub) -> None:
+    done = hub.command("inspect", REPO, HF_ENDPOINT="http://127.0.0.1:9")  # discard: nobody listens
+    assert done.returncode == 2
+    assert "the Hub cannot be reached" in done.stderr.splitlines()[-1]
+
+
 def test_a_private_repository_is_seen_by_its_owner_alone(
     hub_server: HubServer, hub_api: HfApi, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,8 @@ def main() -> None:
         if _State.traceback:
             raise
         message = " ".join(str(error).split())
+        if isinstance(error, _transport_error()) and not isinstance(error, HfHubHTTPError):
+            message = f"the Hub cannot be reached ({message}). Is there a network, and is HF_ENDPOINT right?"
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
             message += " (The Hub does not accept the token: see HF_TOKEN and `hf auth login`.)"
         if isinstance(error, SafetensorError):
