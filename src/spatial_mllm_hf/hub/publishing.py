@@ -87,7 +87,7 @@ def publish(
             revision=revision,
             create_pr=create_pr,
             allow_patterns=files,
-            delete_patterns=[pattern for pattern in REPLACED_FILES],
+            delete_patterns=REPLACED_FILES,
             commit_message=commit_message or "Upload Spatial-MLLM",
         )
     except RuntimeError as error:  # what the client raises for a file that did not arrive
