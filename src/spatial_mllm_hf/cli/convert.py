@@ -163,7 +163,9 @@ def _heads(names: str | None) -> list[str] | None:
 
 def _check_out(out: Path) -> None:
     """Before anything is downloaded or read."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    from ..conversion.new_folder import is_taken
+
+    if is_taken(out):
         raise ValueError(f"--out {out} exists and is not an empty folder; name a new one, or remove it.")
 
 

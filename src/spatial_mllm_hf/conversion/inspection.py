@@ -79,8 +79,8 @@ class CheckpointFacts:
         connector: type of the connector, and the layer of VGGT that it reads.
         heads: VGGT's geometry heads that are there.
         missing: what a complete checkpoint has besides.
-        licences: of the public backbones in it, and what its own card states.
-        base_models: repositories of those backbones.
+        backbones: repository and licence of each public backbone in it.
+        licences: of those backbones, and what its own card states, in words.
         memory_by_part: bytes of weights when loaded, by part and type. int8 and int4 hold for the language model's
             linear layers, the rest being bfloat16.
     """
@@ -95,9 +95,14 @@ class CheckpointFacts:
     connector: str | None
     heads: list[str]
     missing: list[str]
+    backbones: list[tuple[str, str]]
     licences: list[str]
-    base_models: list[str]
     memory_by_part: dict[str, dict[str, int]]
+
+    @property
+    def base_models(self) -> list[str]:
+        """Repositories of the public backbones."""
+        return [name for name, _ in self.backbones]
 
     @property
     def memory(self) -> dict[str, int]:
@@ -106,7 +111,7 @@ class CheckpointFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {**asdict(self), "memory": self.memory}
+        return {**asdict(self), "base_models": self.base_models, "memory": self.memory}
 
 
 def inspect_checkpoint(source: str | Path, revision: str | None = None) -> CheckpointFacts:
@@ -133,9 +138,9 @@ def inspect_checkpoint(source: str | Path, revision: str | None = None) -> Check
         connector=_connector(headers, layout),
         heads=_heads(shapes, layout),
         missing=_missing(headers, layout),
+        backbones=backbones,
         licences=[*licences, *([f"{stated} (its own card)"] if stated not in (None, "unknown") else [])]
         or [UNKNOWN_LICENCE],
-        base_models=[name for name, _ in backbones],
         memory_by_part=_memory(headers, layout),
     )
 

@@ -9,6 +9,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
+def is_taken(target: Path) -> bool:
+    """Whether something is there that a new folder would replace: a file, or a folder that is not empty."""
+    return target.exists() and (not target.is_dir() or any(target.iterdir()))
+
+
 @contextmanager
 def new_folder(target: str | os.PathLike) -> Iterator[Path]:
     """Gives a folder to write into, which becomes `target` when the block ends without an error.
@@ -20,7 +25,7 @@ def new_folder(target: str | os.PathLike) -> Iterator[Path]:
         ValueError: if `target` exists and is not an empty folder, or another process is writing it.
     """
     target = Path(os.path.abspath(target))
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+    if target.is_symlink() or is_taken(target):
         raise ValueError(f"{target} exists and is not an empty folder; name a new one, or remove it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial"

@@ -152,16 +152,11 @@ def _metadata(
 
 def _licences(facts: CheckpointFacts, report: dict[str, Any]) -> list[tuple[str, str]]:
     """Source and licence: the public backbones by their sizes, or what the sources of a conversion stated."""
-    known = []
-    for stated in facts.licences:
-        if stated != UNKNOWN_LICENCE and not stated.endswith("(its own card)"):
-            licence, name = stated.rstrip(")").split(" (")
-            known.append((name, licence))
     sources = [(source["name"], source["licence"]) for source in report.get("sources", [])]
-    if not known:
+    if not facts.backbones:
         return sources
-    names = {name for name, _ in known}
-    return known + [source for source in sources if is_repository(source[0]) and source[0] not in names]
+    others = [source for source in sources if is_repository(source[0]) and source[0] not in facts.base_models]
+    return facts.backbones + others
 
 
 def _is_untrained(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
+from ..conversion.new_folder import is_taken
 from ..modeling.configuration_spatial_mllm import SpatialMLLMConfig
 from ..modeling.modeling_spatial_mllm import SpatialMLLMForConditionalGeneration
 from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
@@ -64,7 +65,7 @@ def write_tiny_checkpoint(folder: str | os.PathLike, seed: int = 0) -> Path:
         ValueError: if the folder exists and is not empty.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise ValueError(f"{folder} exists and is not an empty folder; name a new one.")
     processor = tiny_processor()
     model = tiny_model(processor.tokenizer, seed)
