@@ -263,14 +263,14 @@ def test_mirrored_video_is_shown_as_a_player_does(tmp_path: Path, matrix: tuple,
 def test_seeking_decodes_less_than_reading_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_clip(tmp_path / "a.mp4", 200, gop=10, codec="mpeg4")
     index, num_packets = index_video(path), 0
-    decode_packet = video_decoding._decode_packet
+    decode_packet = video_decoding.decode_packet
 
     def counting(stream: av.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
         nonlocal num_packets
         num_packets += 1
         return decode_packet(stream, packet)
 
-    monkeypatch.setattr(video_decoding, "_decode_packet", counting)
+    monkeypatch.setattr(video_decoding, "decode_packet", counting)
     assert read_frame_numbers(decode_frames(path, [3, 101, 199], index=index, num_threads=1).frames) == [3, 101, 199]
     assert num_packets < 30
 
@@ -613,5 +613,5 @@ def test_a_converted_frame_holds_no_threads(tmp_path: Path) -> None:
         container.streams.video[0].thread_count = 1
         frame = next(container.decode(video=0))
         before = len(os.listdir("/proc/self/task"))
-        video_decoding._FrameStore(index, [0]).put(0, frame)
+        list(video_decoding._placed([0], 0, frame, index))
         assert len(os.listdir("/proc/self/task")) == before

@@ -30,7 +30,7 @@ from .loading_spatial_mllm import is_plain_qwen, is_spatial_weight, missing_mess
 from .modeling_vggt import UNDIVIDED, PointSource, VGGTModel
 from .position_ids_spatial_mllm import IMAGE, TEXT, VIDEO, Grid, sequence_positions
 from .quantization_spatial_mllm import KEPT_MODULES, leave_out_by_default
-from .vggt_geometry import PointMap
+from .vggt_geometry import PointMap, SceneGeometry
 
 register_key_mappings()
 
@@ -166,9 +166,11 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
                 features.update(zip(scenes[number], tokens.chunk(len(scenes[number]))))
         return [features[index] for index in range(len(grid_thw))]
 
-    def predict_geometry(self, frames: torch.Tensor, source: PointSource = "points") -> PointMap:
+    def predict_geometry(
+        self, frames: torch.Tensor, source: PointSource = "points", return_cameras: bool = False
+    ) -> PointMap | SceneGeometry:
         """World points of every pixel of frames `[S, 3, H, W]` in [0, 1]; see `VGGTModel.predict_geometry`."""
-        return self.spatial_encoder.predict_geometry(frames, source)
+        return self.spatial_encoder.predict_geometry(frames, source, return_cameras)
 
     def get_rope_index(
         self,
@@ -333,9 +335,11 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
         """See `SpatialMLLMModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, image_grid_thw, num_images_per_sample, **kwargs)
 
-    def predict_geometry(self, frames: torch.Tensor, source: PointSource = "points") -> PointMap:
+    def predict_geometry(
+        self, frames: torch.Tensor, source: PointSource = "points", return_cameras: bool = False
+    ) -> PointMap | SceneGeometry:
         """World points of every pixel of frames `[S, 3, H, W]` in [0, 1]; see `VGGTModel.predict_geometry`."""
-        return self.model.predict_geometry(frames, source)
+        return self.model.predict_geometry(frames, source, return_cameras)
 
     def forward(
         self,

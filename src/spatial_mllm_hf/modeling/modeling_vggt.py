@@ -25,7 +25,7 @@ from .vggt_aggregator import VGGTAggregator
 from .vggt_blocks import VGGTLayerScale
 from .vggt_camera_head import VGGTCameraHead
 from .vggt_dpt_head import VGGTDPTHead
-from .vggt_geometry import PointMap, decode_pose, unproject_depth
+from .vggt_geometry import PointMap, SceneGeometry, decode_pose, unproject_depth
 from .vggt_patch_embed import VGGTPatchEmbed
 
 DPT_FRAMES_AT_ONCE = 8
@@ -201,27 +201,45 @@ class VGGTModel(VGGTPreTrainedModel):
             output.world_points, output.world_points_conf = self._run_dpt(self.point_head, dpt_layers, frames)
         return output
 
-    def predict_geometry(self, frames: torch.Tensor, source: PointSource = "points") -> PointMap:
+    def predict_geometry(
+        self, frames: torch.Tensor, source: PointSource = "points", return_cameras: bool = False
+    ) -> PointMap | SceneGeometry:
         """World points of every pixel of one scene.
 
         Args:
             frames: `[S, 3, H, W]` floats in [0, 1], on any device.
             source: "points" reads the point head (what the released sampler does), "depth" unprojects the depth head
                 with the predicted cameras (what the paper describes).
+            return_cameras: run the camera head too and return the cameras.
 
         Returns:
-            PointMap of points `[S, H, W, 3]` in the first camera's frame (units of VGGT) and confidence `[S, H, W]`.
+            PointMap of points `[S, H, W, 3]` in the first camera's frame (units of VGGT) and confidence `[S, H, W]`;
+            with `return_cameras` a SceneGeometry, which has extrinsics `[S, 3, 4]` and intrinsics `[S, 3, 3]` besides.
+
+        Raises:
+            ValueError: for an unknown source, frames as in `encode`, or a head that this model does not have.
         """
         if source not in ("points", "depth"):
             raise ValueError(f"source must be 'points' or 'depth', got {source!r}.")
-        heads: tuple[GeometryHead, ...] = ("points",) if source == "points" else ("camera", "depth")
+        heads: list[GeometryHead] = ["points"] if source == "points" else ["depth"]
+        if return_cameras or source == "depth":
+            heads.append("camera")
         with torch.no_grad():
             output = self(self._to_weights(frames[None]), heads=heads, return_dict=True)
         if source == "points":
-            return PointMap(output.world_points[0], output.world_points_conf[0])
-        depth = output.depth[0, ..., 0]
-        extrinsics, intrinsics = decode_pose(output.pose_enc[0].to(depth.device), *frames.shape[-2:])
-        return PointMap(unproject_depth(depth, extrinsics, intrinsics), output.depth_conf[0])
+            points, confidence = output.world_points[0], output.world_points_conf[0]
+        else:
+            points, confidence = output.depth[0, ..., 0], output.depth_conf[0]
+        if "camera" not in heads:
+            return PointMap(points, confidence)
+        extrinsics, intrinsics = decode_pose(output.pose_enc[0].to(points.device), *frames.shape[-2:])
+        if source == "depth":
+            points = unproject_depth(points, extrinsics, intrinsics)
+        return (
+            SceneGeometry(points, confidence, extrinsics, intrinsics)
+            if return_cameras
+            else PointMap(points, confidence)
+        )
 
     def _to_weights(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames on the device of the weights; offloaded weights are on "meta", and accelerate moves frames."""

@@ -19,6 +19,22 @@ class PointMap(NamedTuple):
     confidence: torch.Tensor
 
 
+class SceneGeometry(NamedTuple):
+    """A `PointMap` with the cameras of its S frames, all float32.
+
+    Attributes:
+        points: `[S, H, W, 3]` in the world.
+        confidence: `[S, H, W]`.
+        extrinsics: `[S, 3, 4]`, camera from world.
+        intrinsics: `[S, 3, 3]` in pixels.
+    """
+
+    points: torch.Tensor
+    confidence: torch.Tensor
+    extrinsics: torch.Tensor
+    intrinsics: torch.Tensor
+
+
 def decode_pose(pose_enc: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pose encodings `[..., 9]` → extrinsics `[..., 3, 4]` (camera from world) and intrinsics `[..., 3, 3]` (pixels).
 

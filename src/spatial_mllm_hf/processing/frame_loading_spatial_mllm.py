@@ -118,6 +118,11 @@ def _channels_first(video: Any) -> torch.Tensor:
     return video.expand(-1, 3, -1, -1).contiguous()
 
 
+def has_levels(frames: torch.Tensor) -> bool:
+    """Whether frames are in 0..255, as integers or floats, instead of [0, 1]."""
+    return not frames.is_floating_point() or frames.numel() == 0 or bool(frames.max() > 1)
+
+
 def _size(shape: torch.Size) -> str:
     return f"{shape[-1]}x{shape[-2]}"
 

@@ -89,7 +89,11 @@ def select_frames(points: Any, confidence: Any, num_frames: int, fill: Fill = "u
     Raises:
         ValueError: for shapes that do not fit, no frames, K below 1 or an unknown fill.
     """
-    sightings = find_sightings(points, confidence)
+    return choose_by_coverage(find_sightings(points, confidence), num_frames, fill)
+
+
+def choose_by_coverage(sightings: VoxelSightings, num_frames: int, fill: Fill = "uniform") -> FrameSelection:
+    """The second half of `select_frames`: picks frames, given which sees which voxel."""
     _check_choice(num_frames, fill)
     order = _greedy_cover(sightings, num_frames)
     if fill == "uniform":
@@ -288,4 +292,11 @@ def _fill_over_time(order: list[int], num_available: int, num_frames: int) -> li
     return order + [left[(2 * step + 1) * len(left) // (2 * missing)] for step in range(missing)]
 
 
-__all__ = ["FrameSelection", "VoxelSightings", "find_sightings", "select_frames", "uniform_indices"]
+__all__ = [
+    "FrameSelection",
+    "VoxelSightings",
+    "choose_by_coverage",
+    "find_sightings",
+    "select_frames",
+    "uniform_indices",
+]

@@ -1,5 +1,6 @@
 """Where a processor keeps the model that gives it geometry: beside its settings, never saved and never copied."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,7 @@ MODEL_TYPE, REMOTE_CLASS = "spatial-mllm-vggt", "modeling_vggt.VGGTModel"
 class GeometryModel(Protocol):
     """Anything that can tell where the pixels of a scene lie, such as VGGTModel or a whole Spatial-MLLM."""
 
-    def predict_geometry(self, frames: torch.Tensor) -> Any:
+    def predict_geometry(self, frames: Any, **options: Any) -> Any:
         """Frames `[S, 3, H, W]` in [0, 1] → an object with `points` `[S, H, W, 3]` and `confidence` `[S, H, W]`."""
 
 
@@ -61,6 +62,15 @@ class GeometrySlot:
                 'frame_sampling="uniform".'
             )
         return self.model
+
+    def predict(self, chunks: Iterable[torch.Tensor], **options: Any) -> Any:
+        """Geometry of one scene whose frames come in chunks `[s, 3, H, W]`, in order.
+
+        A model that says `takes_chunks` gets them as they come; any other all together.
+        """
+        model = self.require()
+        frames = chunks if getattr(model, "takes_chunks", False) else torch.cat(list(chunks))
+        return model.predict_geometry(frames, **options)
 
     def load(self, device: Any = None, dtype: Any = None) -> GeometryModel:
         """Reads VGGT out of the checkpoint that the processor came from, and keeps it.

@@ -7,12 +7,11 @@ Shapes: T frames in a video, K frames chosen, H x W pixels.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torchvision.transforms.v2.functional as tvF
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
     Qwen2VLVideoProcessor,
@@ -20,10 +19,18 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
 )
 from transformers.video_utils import VideoMetadata
 
-from .frame_loading_spatial_mllm import Video, load_videos
-from .frame_sampling_spatial_mllm import select_frames, uniform_indices
+from .candidate_frames_spatial_mllm import CandidateFrames
+from .frame_loading_spatial_mllm import Video, has_levels, load_videos
+from .frame_reading_spatial_mllm import FrameReader, SpatialVideoMetadata
+from .frame_sampling_spatial_mllm import (
+    FrameSelection,
+    VoxelSightings,
+    choose_by_coverage,
+    find_sightings,
+    select_frames,
+    uniform_indices,
+)
 from .geometry_slot_spatial_mllm import GeometryModel, GeometrySlot
-from .video_decoding_spatial_mllm import VideoIndex, decode_frames, index_video
 
 FrameSampling = Literal["uniform", "space_aware"]
 GeometrySource = Literal["points", "depth"]
@@ -65,26 +72,32 @@ class SpatialMLLMVideosKwargs(Qwen2VLVideoProcessorInitKwargs, total=False):  # 
     second_per_grid: int | float
 
 
-@dataclass
-class SpatialVideoMetadata(VideoMetadata):
-    """transformers' metadata with the time stamps of the chosen frames and, after space-aware sampling, the coverage.
+@dataclass(eq=False)
+class SceneSample:
+    """All that space-aware sampling saw of a video; what `SpatialMLLMVideoProcessor.sample_scene` returns.
 
     Attributes:
-        frame_timestamps: seconds since the first frame, one for each of `frames_indices`, exact for variable rates.
-            None for frames handed over without a rate.
-        frame_sampling: how the frames were chosen: "uniform", "space_aware", or "all".
-        covered_voxels, total_voxels: voxels that the chosen frames see, and that all candidates see.
+        frames, metadata: the K chosen frames, as `choose_frames` returns them.
+        candidates: `[S, 3, h, w]` floats in [0, 1], the frames that were looked at, as the geometry model saw them.
+        candidate_indices: their S numbers in the video.
+        candidate_timestamps: their seconds since the first frame, None where the rate is not known.
+        points, confidence: `[S, h, w, 3]` world points and `[S, h, w]`.
+        extrinsics, intrinsics: cameras `[S, 3, 4]` (camera from world) and `[S, 3, 3]` (pixels of the candidates).
+        sightings: which candidate sees which voxel.
+        selection: which candidates were chosen, numbered from 0 to S - 1.
     """
 
-    frame_timestamps: list[float] | None = None
-    frame_sampling: str = "all"
-    covered_voxels: int | None = None
-    total_voxels: int | None = None
-
-    @property
-    def timestamps(self) -> list[float]:
-        """Seconds since the first frame; as in transformers, a ValueError where the rate is not known."""
-        return super().timestamps if self.frame_timestamps is None else self.frame_timestamps
+    frames: torch.Tensor
+    metadata: SpatialVideoMetadata
+    candidates: torch.Tensor
+    candidate_indices: list[int]
+    candidate_timestamps: list[float] | None
+    points: torch.Tensor
+    confidence: torch.Tensor
+    extrinsics: torch.Tensor
+    intrinsics: torch.Tensor
+    sightings: VoxelSightings
+    selection: FrameSelection
 
 
 class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
@@ -137,8 +150,7 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
             ValueError: for options out of range, videos that cannot be read (`VideoDecodeError`), frames smaller than a
                 patch, or space-aware sampling without geometry.
         """
-        options = self._options(kwargs)
-        _check_options(options)
+        options = self._checked_options(kwargs)
         do_rescale = kwargs.get("do_rescale")
         loaded = _load(videos, self.do_rescale if do_rescale is None else do_rescale)
         given = _given_metadata(kwargs.pop("video_metadata", None), len(loaded))
@@ -168,13 +180,39 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         Raises:
             ValueError: as `preprocess`.
         """
-        options = self._options(kwargs)
-        _check_options(options)
-        loaded = _load(video, self.do_rescale)
-        if len(loaded) != 1:
-            raise ValueError(f"choose_frames takes one video, got {len(loaded)}.")
+        options = self._checked_options(kwargs)
+        loaded = _load_one(video, self.do_rescale, "choose_frames")
         explicit = kwargs.get("num_frames") is not None
-        return self._choose_frames(loaded[0], {}, options, explicit, progress or _silent)
+        return self._choose_frames(loaded, {}, options, explicit, progress or _silent)
+
+    def sample_scene(self, video: Any, progress: Callable[[str], None] | None = None, **kwargs: Any) -> SceneSample:
+        """Space-aware sampling of one video, with all that it saw: candidates, points, cameras and voxels.
+
+        Args and errors as in `choose_frames`, whatever `frame_sampling` says. The geometry model has to know
+        `predict_geometry(..., return_cameras=True)`, as VGGTModel and Spatial-MLLM do.
+        """
+        options = self._checked_options(kwargs)
+        reader = FrameReader(_load_one(video, self.do_rescale, "sample_scene"), {})
+        progress = progress or _silent
+        progress("decode")
+        num_frames = _num_frames(options, reader)
+        candidates, scene = self._look_around(reader, num_frames, options, progress, return_cameras=True)
+        sightings = find_sightings(scene.points, scene.confidence)
+        selection = choose_by_coverage(sightings, num_frames)
+        frames, metadata = _chosen(reader, candidates, selection)
+        return SceneSample(
+            frames=frames,
+            metadata=metadata,
+            candidates=candidates.small(),
+            candidate_indices=candidates.indices,
+            candidate_timestamps=reader.metadata(candidates.indices, "all").frame_timestamps,
+            points=scene.points,
+            confidence=scene.confidence,
+            extrinsics=scene.extrinsics,
+            intrinsics=scene.intrinsics,
+            sightings=sightings,
+            selection=selection,
+        )
 
     def resize(self, videos: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As Qwen2-VL's, computed in float32 and rounded to whole levels as in the published evaluation.
@@ -184,6 +222,11 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         if videos.dtype != torch.uint8:
             return super().resize(videos, *args, **kwargs)
         return super().resize(videos.float(), *args, **kwargs).round_().clamp_(0, 255)
+
+    def _checked_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        options = self._options(kwargs)
+        _check_options(options)
+        return options
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Sampling options of a call, completed from the processor's own."""
@@ -204,7 +247,7 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         progress: Callable[[str], None],
     ) -> tuple[torch.Tensor, SpatialVideoMetadata]:
         progress("decode")
-        reader = _FrameReader(video, known)
+        reader = FrameReader(video, known)
         if not options["do_sample_frames"] or (reader.in_memory and not explicit and self._fits(reader, options)):
             indices = list(range(reader.num_frames))
             frames, used = reader.read(indices)
@@ -216,27 +259,37 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         return self._choose_space_aware(reader, num_frames, options, progress)
 
     @staticmethod
-    def _fits(reader: "_FrameReader", options: dict[str, Any]) -> bool:
+    def _fits(reader: FrameReader, options: dict[str, Any]) -> bool:
         return options["fps"] is None and reader.num_frames <= options["num_frames"]
 
     def _choose_space_aware(
         self,
-        reader: "_FrameReader",
+        reader: FrameReader,
         num_frames: int,
         options: dict[str, Any],
         progress: Callable[[str], None],
     ) -> tuple[torch.Tensor, SpatialVideoMetadata]:
-        geometry = self._geometry.require()
+        candidates, scene = self._look_around(reader, num_frames, options, progress)
+        selection = select_frames(scene.points, scene.confidence, num_frames)
+        return _chosen(reader, candidates, selection)
+
+    def _look_around(
+        self,
+        reader: FrameReader,
+        num_frames: int,
+        options: dict[str, Any],
+        progress: Callable[[str], None],
+        **geometry_options: Any,
+    ) -> tuple[CandidateFrames, Any]:
+        """The candidates and what geometry says of them; frames are decoded while others are being encoded."""
+        self._geometry.require()
         num_candidates = min(reader.num_frames, max(options["num_candidate_frames"], num_frames))
-        frames, used = reader.read(uniform_indices(reader.num_frames, num_candidates))
-        progress("geometry")
-        small = _resize_candidates(frames, options["candidate_size"], options["patch_size"])
-        source = {} if options["geometry_source"] == "points" else {"source": options["geometry_source"]}
-        point_map = geometry.predict_geometry(small, **source)
-        selection = select_frames(point_map.points, point_map.confidence, num_frames)
-        metadata = reader.metadata([used[index] for index in selection.indices], "space_aware")
-        metadata.covered_voxels, metadata.total_voxels = selection.covered, selection.total_voxels
-        return frames[selection.indices], metadata
+        indices = uniform_indices(reader.num_frames, num_candidates)
+        candidates = CandidateFrames(reader, indices, options["candidate_size"], options["patch_size"])
+        if options["geometry_source"] != "points":
+            geometry_options["source"] = options["geometry_source"]
+        chunks = _announced(candidates.chunks(), progress)
+        return candidates, self._geometry.predict(chunks, **geometry_options)
 
     def _check_frame_size(self, frames: torch.Tensor) -> None:
         height, width = frames.shape[-2:]
@@ -247,64 +300,19 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
             )
 
 
-class _FrameReader:
-    """Frames of one video by number, whether they are in a file or in memory already."""
+def _chosen(
+    reader: FrameReader, candidates: CandidateFrames, selection: FrameSelection
+) -> tuple[torch.Tensor, SpatialVideoMetadata]:
+    """The chosen candidates in their own size, and what is known of them."""
+    metadata = reader.metadata([candidates.indices[position] for position in selection.indices], "space_aware")
+    metadata.covered_voxels, metadata.total_voxels = selection.covered, selection.total_voxels
+    return candidates.large(selection.indices), metadata
 
-    def __init__(self, video: Video, known: dict[str, Any]) -> None:
-        self._video = video
-        self._known = known
-        self.in_memory = isinstance(video, torch.Tensor)
-        if isinstance(video, torch.Tensor):
-            self.num_frames = video.shape[0]
-            self._index: VideoIndex | None = None
-        else:
-            self._index = index_video(video)
-            self.num_frames = self._index.num_frames
 
-    @property
-    def fps(self) -> float | None:
-        """Frames a second, None for frames in memory of which nothing is known."""
-        return self._known.get("fps") or (self._index.average_fps if self._index else None)
-
-    def read(self, indices: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-        """Frames `[K, 3, H, W]` and their numbers, which differ from `indices` where a damaged file forces it."""
-        if isinstance(self._video, torch.Tensor):
-            return self._video[list(indices)], list(indices)
-        in_worker = torch.utils.data.get_worker_info() is not None
-        decoded = decode_frames(self._video, indices, index=self._index, num_threads=1 if in_worker else 0)
-        return torch.from_numpy(decoded.frames).permute(0, 3, 1, 2), decoded.indices
-
-    def metadata(self, indices: list[int], frame_sampling: str) -> SpatialVideoMetadata:
-        known, fps = (self._known if self.in_memory else {}), self.fps
-        if isinstance(self._video, torch.Tensor):
-            height, width = self._video.shape[-2:]
-        elif self._index is not None:
-            height, width = self._index.height, self._index.width
-        # Frames that were already picked out of a longer video keep their numbers and times there.
-        stamps = known.get("frame_timestamps")
-        timestamps = None if stamps is None else [stamps[index] for index in indices]
-        if (original := known.get("frames_indices")) is not None:
-            if len(original) != self.num_frames:
-                raise ValueError(
-                    f"video_metadata: frames_indices has {len(original)} entries for {self.num_frames} frames."
-                )
-            indices = [int(original[index]) for index in indices]
-        if self._index is not None:
-            timestamps = self._index.timestamps[indices].tolist()
-        elif timestamps is None and fps is not None:
-            timestamps = [index / fps for index in indices]
-        total = known.get("total_num_frames") or self.num_frames
-        return SpatialVideoMetadata(
-            total_num_frames=total,
-            fps=fps,
-            width=width,
-            height=height,
-            duration=known.get("duration") or (None if fps is None else total / fps),
-            video_backend=None if self._index is None else "pyav",
-            frames_indices=indices,
-            frame_timestamps=timestamps,
-            frame_sampling=frame_sampling,
-        )
+def _announced(chunks: Iterator[torch.Tensor], progress: Callable[[str], None]) -> Iterator[torch.Tensor]:
+    """The same chunks; says that geometry alone is left when the last has been decoded."""
+    yield from chunks
+    progress("geometry")
 
 
 def _silent(stage: str) -> None:
@@ -341,7 +349,7 @@ def _check_options(options: dict[str, Any]) -> None:
         )
 
 
-def _num_frames(options: dict[str, Any], reader: _FrameReader) -> int:
+def _num_frames(options: dict[str, Any], reader: FrameReader) -> int:
     """Frames to choose: `num_frames`, or an even number of frames by `fps`."""
     if options["fps"] is None:
         return options["num_frames"]
@@ -354,13 +362,11 @@ def _num_frames(options: dict[str, Any], reader: _FrameReader) -> int:
     return 2 * max(1, min(pairs, options["max_frames"] // 2, reader.num_frames // 2))
 
 
-def _resize_candidates(frames: torch.Tensor, candidate_size: int, patch_size: int) -> torch.Tensor:
-    """Frames `[S, 3, H, W]` → floats in [0, 1], the longer side `candidate_size`, both sides whole patches."""
-    height, width = frames.shape[-2:]
-    scale = candidate_size / max(height, width)
-    target = [max(1, round(side * scale / patch_size)) * patch_size for side in (height, width)]
-    resized = tvF.resize(frames, target, interpolation=tvF.InterpolationMode.BICUBIC, antialias=True)
-    return (resized.float() / 255 if _has_levels(frames) else resized).clamp(0, 1)
+def _load_one(video: Any, do_rescale: bool, caller: str) -> Video:
+    loaded = _load(video, do_rescale)
+    if len(loaded) != 1:
+        raise ValueError(f"{caller} takes one video, got {len(loaded)}.")
+    return loaded[0]
 
 
 def _load(videos: Any, do_rescale: bool) -> list[Video]:
@@ -374,13 +380,8 @@ def _load(videos: Any, do_rescale: bool) -> list[Video]:
 def _to_levels(frames: torch.Tensor) -> torch.Tensor:
     if frames.dtype == torch.uint8:
         return frames
-    levels = frames if _has_levels(frames) else frames * 255
+    levels = frames if has_levels(frames) else frames * 255
     return levels.round().clamp(0, 255).to(torch.uint8)
-
-
-def _has_levels(frames: torch.Tensor) -> bool:
-    """Whether frames are in 0..255, as integers or floats, instead of [0, 1]."""
-    return not frames.is_floating_point() or frames.numel() == 0 or bool(frames.max() > 1)
 
 
 def _given_metadata(video_metadata: Any, num_videos: int) -> list[dict[str, Any]]:
@@ -395,4 +396,4 @@ def _given_metadata(video_metadata: Any, num_videos: int) -> list[dict[str, Any]
     return [dict(entry) for entry in flat]
 
 
-__all__ = ["SpatialMLLMVideoProcessor", "SpatialMLLMVideosKwargs", "SpatialVideoMetadata"]
+__all__ = ["SceneSample", "SpatialMLLMVideoProcessor", "SpatialMLLMVideosKwargs", "SpatialVideoMetadata"]

@@ -1,0 +1,1 @@
+"""The published procedure written out plainly: what the benchmarks compare this package with."""
