@@ -46,7 +46,7 @@ class PlainVGGT(nn.Module):
         """Frames `[B, S, 3, H, W]` in [0, 1] → what each head says, in float32, under the names of `VGGTOutput`."""
         layers = self.aggregate(frames)
         output = {}
-        with torch.autocast(frames.device.type, enabled=False):
+        with torch.autocast("cpu" if frames.is_meta else frames.device.type, enabled=False):
             if hasattr(self, "camera_head"):
                 output["pose_enc"] = self.camera_head(layers)
             if hasattr(self, "depth_head"):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spatial_mllm_hf import VGGTConfig, VGGTModel
+from spatial_mllm_hf.modeling import vggt_layer_keeper
 from spatial_mllm_hf.modeling.vggt_geometry import decode_pose, unproject_depth
 
 CLIPS = ("single", "square", "tall", "wide")
@@ -99,7 +100,8 @@ def test_heads_do_not_depend_on_how_many_frames_go_through_them_at_once(
     model: VGGTModel, inputs: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = model(inputs["wide"], heads=("points",)).world_points
-    monkeypatch.setattr("spatial_mllm_hf.modeling.modeling_vggt.DPT_FRAMES_AT_ONCE", 2)
+    monkeypatch.setattr(vggt_layer_keeper, "FRAMES_AT_ONCE", 2)
+    monkeypatch.setattr(vggt_layer_keeper, "PIXELS_AT_ONCE", 1)
     assert_close(model(inputs["wide"], heads=("points",)).world_points, whole, atol=1e-5)
 
 
@@ -123,7 +125,9 @@ def test_only_the_wanted_layers_run_and_only_they_are_kept(model: VGGTModel, inp
             handle.remove()
     assert ran == [0, 1]
     assert_close(tokens, expected["square.layer1"])
-    assert set(model.aggregator(inputs["square"], {2, 4})) == {2, 4}
+    kept = vggt_layer_keeper.LayerKeeper({2, 4})
+    model.aggregator([inputs["square"][0]], 1, 4, kept)
+    assert set(kept.joined) == {2, 4}
 
 
 @torch.no_grad()
@@ -177,7 +181,7 @@ def test_rotary_angles_are_rounded_to_bfloat16_as_in_the_public_code() -> None:
     cos, _ = rotary_tables(1, 40, 0, 8, torch.bfloat16, torch.device("cpu"))
     position, frequency = 37, 1 / 100 ** (2 / 4)  # second frequency of the column half
     angle = torch.tensor(position * frequency).to(torch.bfloat16)
-    assert cos[position - 1, 5] == angle.cos()
+    assert cos[position - 1, 0, 5] == angle.cos()
 
 
 def test_no_state_lives_outside_parameters(model: VGGTModel) -> None:

@@ -7,7 +7,7 @@ inputs are Qwen2.5-VL's own; `num_images_per_sample` may say which images are on
 Shapes: S frames of H x W pixels, P tokens of a VGGT frame, a clip's grid (T, h, w) of patches with S = 2T.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
     config: SpatialMLLMConfig
     _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", *UNDIVIDED]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = list(DROPPED_KEYS)  # noqa: RUF012
+    takes_chunks = True  # predict_geometry does
     # Its attention masks depend on the batch; VGGT's and the connector's shapes on the video.
     _can_compile_fullgraph = False
 
@@ -167,7 +168,10 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
         return [features[index] for index in range(len(grid_thw))]
 
     def predict_geometry(
-        self, frames: torch.Tensor, source: PointSource = "points", return_cameras: bool = False
+        self,
+        frames: torch.Tensor | Iterable[torch.Tensor],
+        source: PointSource = "points",
+        return_cameras: bool = False,
     ) -> PointMap | SceneGeometry:
         """World points of every pixel of frames `[S, 3, H, W]` in [0, 1]; see `VGGTModel.predict_geometry`."""
         return self.spatial_encoder.predict_geometry(frames, source, return_cameras)
@@ -336,7 +340,10 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
         return self.model.get_image_features(pixel_values, image_grid_thw, num_images_per_sample, **kwargs)
 
     def predict_geometry(
-        self, frames: torch.Tensor, source: PointSource = "points", return_cameras: bool = False
+        self,
+        frames: torch.Tensor | Iterable[torch.Tensor],
+        source: PointSource = "points",
+        return_cameras: bool = False,
     ) -> PointMap | SceneGeometry:
         """World points of every pixel of frames `[S, 3, H, W]` in [0, 1]; see `VGGTModel.predict_geometry`."""
         return self.model.predict_geometry(frames, source, return_cameras)

@@ -7,7 +7,7 @@ register tokens, then the patches row by row), C channels of a block.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,13 +22,13 @@ from .configuration_spatial_mllm import GeometryHead, VGGTConfig
 from .key_mapping_spatial_mllm import DROPPED_KEYS, SPATIAL_MLLM_PARTS, VGGT_PREFIXES
 from .quantization_spatial_mllm import KEPT_VGGT_MODULES, leave_out_by_default
 from .vggt_aggregator import VGGTAggregator
-from .vggt_blocks import VGGTLayerScale
+from .vggt_blocks import VGGTBlock, VGGTLayerScale
 from .vggt_camera_head import VGGTCameraHead
 from .vggt_dpt_head import VGGTDPTHead
 from .vggt_geometry import PointMap, SceneGeometry, decode_pose, unproject_depth
+from .vggt_layer_keeper import LayerKeeper
 from .vggt_patch_embed import VGGTPatchEmbed
 
-DPT_FRAMES_AT_ONCE = 8
 # Modules that a device map leaves in one piece: their own forward reads weights or adds what two children return.
 UNDIVIDED = ("VGGTBlock", "VGGTPatchEmbed", "VGGTCameraHead", "VGGTDPTHead")
 PointSource = Literal["points", "depth"]
@@ -108,6 +108,8 @@ class VGGTPreTrainedModel(PreTrainedModel):
 class VGGTModel(VGGTPreTrainedModel):
     """VGGT's aggregator with the heads that its configuration names."""
 
+    takes_chunks = True  # predict_geometry does
+
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__(config)
         self.aggregator = VGGTAggregator(config)
@@ -150,6 +152,16 @@ class VGGTModel(VGGTPreTrainedModel):
         """Index of the first patch token of a frame, after the camera and register tokens."""
         return self.aggregator.patch_token_start
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Compiles every transformer block with `torch.compile`, in place; it happens when they first run.
+
+        Args:
+            options: as for `torch.compile`. A new number of frames or frame size is compiled anew once, then for any.
+        """
+        for module in self.modules():
+            if isinstance(module, VGGTBlock):
+                module.compile(**options)
+
     def encode(self, frames: torch.Tensor, layer: int = -1) -> torch.Tensor:
         """Tokens of one layer: frames `[B, S, 3, H, W]` in [0, 1] → `[B, S, P, 2C]`. Later layers do not run.
 
@@ -158,7 +170,9 @@ class VGGTModel(VGGTPreTrainedModel):
         """
         self._check_frames(frames)
         layer = layer % self.config.num_hidden_layers
-        return self.aggregator(self._to_weights(frames), {layer})[layer]
+        kept = LayerKeeper({layer})
+        self.aggregator([frames.flatten(0, 1)], len(frames), layer, kept)
+        return kept.joined[layer]
 
     @can_return_tuple
     def forward(
@@ -183,31 +197,44 @@ class VGGTModel(VGGTPreTrainedModel):
         self._check_frames(frames)
         self._check_heads(heads)
         depth = self.config.num_hidden_layers
-        wanted = {depth - 1}
+        whole = range(depth) if output_hidden_states else (depth - 1,)
+        output, layers = self._run([frames.flatten(0, 1)], len(frames), heads, whole)
+        output.last_hidden_state = layers[depth - 1]
         if output_hidden_states:
-            wanted = set(range(depth))
-        elif "depth" in heads or "points" in heads:
-            wanted |= set(self.config.dpt_layer_indices)
-        layers = self.aggregator(frames, wanted)
-        output = VGGTOutput(last_hidden_state=layers[depth - 1])
-        if output_hidden_states:
-            output.hidden_states = tuple(layers[index] for index in range(depth))
-        if "camera" in heads:
-            output.pose_enc = self.camera_head(layers[depth - 1][:, :, 0])
-        dpt_layers = [layers[index] for index in self.config.dpt_layer_indices if index in layers]
-        if "depth" in heads:
-            output.depth, output.depth_conf = self._run_dpt(self.depth_head, dpt_layers, frames)
-        if "points" in heads:
-            output.world_points, output.world_points_conf = self._run_dpt(self.point_head, dpt_layers, frames)
+            output.hidden_states = tuple(layers[layer] for layer in range(depth))
         return output
 
+    def _run(
+        self, chunks: Iterable[torch.Tensor], num_clips: int, heads: Collection[str], whole: Collection[int]
+    ) -> tuple[VGGTOutput, dict[int, torch.Tensor]]:
+        """The heads' output for frames that come in chunks `[s, 3, H, W]`, and the layers to be kept whole."""
+        config, dense = self.config, {}
+        if "depth" in heads:
+            dense["depth"] = self.depth_head
+        if "points" in heads:
+            dense["points"] = self.point_head
+        kept = LayerKeeper(whole, self.patch_token_start, config.dpt_layer_indices, dense)
+        self.aggregator(chunks, num_clips, config.num_hidden_layers - 1, kept)
+        output = VGGTOutput()
+        if "camera" in heads:
+            output.pose_enc = self.camera_head(kept.camera_tokens)
+        if "depth" in heads:
+            output.depth, output.depth_conf = kept.run_dense("depth")
+        if "points" in heads:
+            output.world_points, output.world_points_conf = kept.run_dense("points")
+        return output, kept.joined
+
     def predict_geometry(
-        self, frames: torch.Tensor, source: PointSource = "points", return_cameras: bool = False
+        self,
+        frames: torch.Tensor | Iterable[torch.Tensor],
+        source: PointSource = "points",
+        return_cameras: bool = False,
     ) -> PointMap | SceneGeometry:
         """World points of every pixel of one scene.
 
         Args:
-            frames: `[S, 3, H, W]` floats in [0, 1], on any device.
+            frames: `[S, 3, H, W]` floats in [0, 1], on any device; or an iterable of such parts of the scene, in
+                order, each of which is embedded as it comes.
             source: "points" reads the point head (what the released sampler does), "depth" unprojects the depth head
                 with the predicted cameras (what the paper describes).
             return_cameras: run the camera head too and return the cameras.
@@ -224,15 +251,18 @@ class VGGTModel(VGGTPreTrainedModel):
         heads: list[GeometryHead] = ["points"] if source == "points" else ["depth"]
         if return_cameras or source == "depth":
             heads.append("camera")
+        self._check_heads(heads)
+        chunks = self._checked([frames] if isinstance(frames, torch.Tensor) else frames)
+        output: Any
         with torch.no_grad():
-            output = self(self._to_weights(frames[None]), heads=heads, return_dict=True)
+            output, _ = self._run(chunks, 1, heads, whole=())
         if source == "points":
             points, confidence = output.world_points[0], output.world_points_conf[0]
         else:
             points, confidence = output.depth[0, ..., 0], output.depth_conf[0]
         if "camera" not in heads:
             return PointMap(points, confidence)
-        extrinsics, intrinsics = decode_pose(output.pose_enc[0].to(points.device), *frames.shape[-2:])
+        extrinsics, intrinsics = decode_pose(output.pose_enc[0].to(points.device), *points.shape[1:3])
         if source == "depth":
             points = unproject_depth(points, extrinsics, intrinsics)
         return (
@@ -241,28 +271,16 @@ class VGGTModel(VGGTPreTrainedModel):
             else PointMap(points, confidence)
         )
 
-    def _to_weights(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames on the device of the weights; offloaded weights are on "meta", and accelerate moves frames."""
-        return frames if self.device.type == "meta" else frames.to(self.device)
-
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         """Called on the model being loaded: read out of a Spatial-MLLM, the rest of it is no surprise."""
         super()._adjust_missing_and_unexpected_keys(loading_info)
         others = re.compile("|".join(SPATIAL_MLLM_PARTS))
         loading_info.unexpected_keys = {key for key in loading_info.unexpected_keys if not others.match(key)}
 
-    def _run_dpt(
-        self, head: VGGTDPTHead, layers: Sequence[torch.Tensor], frames: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A DPT head over `DPT_FRAMES_AT_ONCE` frames at a time: its maps are by far larger than the tokens."""
-        B, S, _, H, W = frames.shape
-        patches = [layer.flatten(0, 1)[:, self.patch_token_start :] for layer in layers]  # [B * S, h * w, 2C]
-        chunks = [
-            head([tokens[start : start + DPT_FRAMES_AT_ONCE] for tokens in patches], H, W)
-            for start in range(0, B * S, DPT_FRAMES_AT_ONCE)
-        ]
-        values, confidence = (torch.cat(parts).unflatten(0, (B, S)) for parts in zip(*chunks))
-        return values, confidence
+    def _checked(self, chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for chunk in chunks:
+            self._check_frames(chunk[None])
+            yield chunk
 
     def _check_frames(self, frames: torch.Tensor) -> None:
         patch = self.config.patch_size

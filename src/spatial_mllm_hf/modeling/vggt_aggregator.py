@@ -5,22 +5,46 @@ R register tokens, then the patches row by row. The first frame has camera and r
 the world's coordinate frame.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from .configuration_spatial_mllm import VGGTConfig
+from .pieces_spatial_mllm import in_pieces
 from .vggt_blocks import VGGTBlock
 from .vggt_patch_embed import VGGTPatchEmbed
 from .vggt_rope import rotary_tables
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+FRAMES_AT_ONCE = 8  # in the patch embedding
+
+
+class LayerTokens(NamedTuple):
+    """What one layer says of B clips.
+
+    Attributes:
+        layer: its number.
+        frame, world: what its frame block and its global block put out, `[B, S, P, C]` each.
+        height, width: pixels of a frame.
+    """
+
+    layer: int
+    frame: torch.Tensor
+    world: torch.Tensor
+    height: int
+    width: int
+
+    def joined(self, tokens: slice = slice(None)) -> torch.Tensor:
+        """Frame and global halves side by side, `[B, S, P, 2C]`."""
+        frame = self.frame.to(self.world.device)  # a device map may put the two blocks apart
+        return torch.cat([frame[:, :, tokens], self.world[:, :, tokens]], dim=-1)
 
 
 class VGGTAggregator(nn.Module):
-    """Frames in, tokens of the wanted layers out. Runs no layer past the last wanted one and keeps no other."""
+    """Frames in, tokens of each layer handed out as they are made. Keeps none of them."""
 
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
@@ -35,11 +59,18 @@ class VGGTAggregator(nn.Module):
         self.camera_token = nn.Parameter(torch.empty(1, 2, 1, dim))
         self.register_token = nn.Parameter(torch.empty(1, 2, config.num_register_tokens, dim))
 
-    def forward(self, frames: torch.Tensor, layers: Collection[int]) -> dict[int, torch.Tensor]:
-        """Frames `[B, S, 3, H, W]` in [0, 1] → for each wanted layer, frame and global tokens `[B, S, P, 2C]`."""
-        B, S, _, H, W = frames.shape
-        tokens = self._embed(frames)
-        P, C = tokens.shape[-2:]
+    def forward(
+        self, chunks: Iterable[torch.Tensor], num_clips: int, last_layer: int, receive: Callable[[LayerTokens], None]
+    ) -> None:
+        """Runs the layers up to `last_layer` and calls `receive` with what each puts out.
+
+        Args:
+            chunks: frames `[s, 3, H, W]` in [0, 1] of B clips of S frames, one clip after the other; each chunk is
+                embedded as it comes.
+            num_clips: B.
+        """
+        tokens, (H, W) = self._embed(chunks, num_clips)
+        B, S, P, C = tokens.shape
         rotary = rotary_tables(
             H // self.patch_size,
             W // self.patch_size,
@@ -48,23 +79,34 @@ class VGGTAggregator(nn.Module):
             tokens.dtype,
             tokens.device,
         )
-        kept = {}
-        for layer in range(max(layers) + 1):
-            frame_tokens = self.frame_blocks[layer](tokens.view(B * S, P, C), rotary)
-            tokens = self.global_blocks[layer](frame_tokens.view(B, S * P, C), rotary)
-            if layer in layers:
-                halves = (frame_tokens.to(tokens.device), tokens)  # a device map may put the two blocks apart
-                kept[layer] = torch.cat([half.view(B, S, P, C) for half in halves], dim=-1)
-        return kept
+        for layer in range(last_layer + 1):
+            tokens = self.frame_blocks[layer](tokens.view(B * S, P, C), rotary).view(B, S, P, C)
+            world_tokens = self.global_blocks[layer](tokens.view(B, S * P, C), rotary).view(B, S, P, C)
+            receive(LayerTokens(layer, tokens, world_tokens, H, W))
+            tokens = world_tokens
+            del world_tokens  # or the next layer would run with this one still there
 
-    def _embed(self, frames: torch.Tensor) -> torch.Tensor:
-        """Normalised frames with their special tokens, `[B * S, P, C]`."""
-        B, S, _, H, W = frames.shape
-        mean = frames.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
-        std = frames.new_tensor(IMAGENET_STD).view(3, 1, 1)
-        frames = ((frames - mean) / std).to(self.camera_token.dtype)
-        patches = self.patch_embed(frames.view(B * S, 3, H, W))
+    def _embed(self, chunks: Iterable[torch.Tensor], num_clips: int) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Tokens of the normalised frames with their special tokens, `[B, S, P, C]`, and the frames' H and W."""
+        embedded = []
+        for frames in chunks:
+            size = frames.shape[-2], frames.shape[-1]
+            frames = _normalise(frames.to(self.camera_token.device)).to(self.camera_token.dtype)
+            if torch.is_grad_enabled():
+                embedded.append(self.patch_embed(frames))
+            else:
+                embedded += in_pieces(lambda some: (self.patch_embed(some),), (frames,), FRAMES_AT_ONCE, dim=0)
+        patches = torch.cat(embedded).unflatten(0, (num_clips, -1))
+        B, S = patches.shape[:2]
         special = torch.cat([self.camera_token, self.register_token], dim=2)  # [1, 2, 1 + R, C]
         first, others = special[:, :1], special[:, 1:].expand(-1, S - 1, -1, -1)
-        special = torch.cat([first, others], dim=1).expand(B, -1, -1, -1).flatten(0, 1)
-        return torch.cat([special.to(patches.device), patches], dim=1)
+        special = torch.cat([first, others], dim=1).expand(B, -1, -1, -1)
+        return torch.cat([special.to(patches.device), patches], dim=2), size
+
+
+def _normalise(frames: torch.Tensor) -> torch.Tensor:
+    """By ImageNet's mean and deviation; the constants are made where the frames are, not copied there."""
+    mean, std = (
+        torch.cat([frames.new_full((1, 1, 1), value) for value in values]) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (frames - mean) / std

@@ -1,6 +1,9 @@
 """The transformer block that every part of VGGT is made of (vggt/layers/block.py, attention.py of the public code).
 
-Shapes: B sequences, N tokens, C channels, H heads of D channels. With rotary tables `[P, D]`, N is a multiple of P:
+Without gradients a block holds little more than its queries, keys and values: everything but attention itself goes
+through in pieces of at most `TOKENS_AT_ONCE` tokens. The results are those of doing it all at once.
+
+Shapes: B sequences, N tokens, C channels, H heads of D channels. With rotary tables `[P, 1, D]`, N is a multiple of P:
 the tables repeat for each frame of the sequence.
 """
 
@@ -12,8 +15,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_spatial_mllm import VGGTConfig
+from .pieces_spatial_mllm import Tensors, in_pieces
+from .vggt_linear import apply_linear
 from .vggt_rope import apply_rotary
 
+TOKENS_AT_ONCE = 8192
 RotaryTables = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -47,23 +53,37 @@ class VGGTAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, hidden_states: torch.Tensor, rotary: RotaryTables | None = None) -> torch.Tensor:
-        B, N, C = hidden_states.shape
-        qkv = self.qkv(hidden_states).view(B, N, 3, self.num_heads, C // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, N, D]
+        return apply_linear(self.proj, self.attend(*self.project(hidden_states, rotary)))
+
+    def project(
+        self, hidden_states: torch.Tensor, rotary: RotaryTables | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, each `[B, N, H, D]`, of tokens `[B, N, C]`."""
+        qkv = apply_linear(self.qkv, hidden_states).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.unbind(2)
         query, key = self.q_norm(query), self.k_norm(key)
         if rotary is not None:
             query, key = _rotate(query, rotary), _rotate(key, rotary)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        output, _ = attend(
-            self, query, key, value, attention_mask=None, dropout=0.0, scaling=self.scaling, is_causal=False
+        return query, key, value
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attention of `[B, N, H, D]` over all N tokens of each sequence, `[B, N, C]`."""
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        output, _ = attention(
+            self,
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attention_mask=None,
+            dropout=0.0,
+            scaling=self.scaling,
+            is_causal=False,
         )
-        return self.proj(output.reshape(B, N, C))
+        return output.flatten(2)
 
 
 def _rotate(x: torch.Tensor, rotary: RotaryTables) -> torch.Tensor:
-    B, H, N, D = x.shape
-    P = rotary[0].shape[0]
-    return apply_rotary(x.reshape(B, H, N // P, P, D), *rotary).view(B, H, N, D)
+    return apply_rotary(x.unflatten(1, (-1, len(rotary[0]))), *rotary).flatten(1, 2)
 
 
 class VGGTMLP(nn.Module):
@@ -76,7 +96,7 @@ class VGGTMLP(nn.Module):
         self.fc2 = nn.Linear(hidden_features, out_features)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.fc1(hidden_states)))
+        return apply_linear(self.fc2, self.act(apply_linear(self.fc1, hidden_states)))
 
 
 class VGGTLayerScale(nn.Module):
@@ -105,5 +125,24 @@ class VGGTBlock(GradientCheckpointingLayer):
         self.ls2 = VGGTLayerScale(dim)
 
     def forward(self, hidden_states: torch.Tensor, rotary: RotaryTables | None = None) -> torch.Tensor:
-        hidden_states = hidden_states + self.ls1(self.attn(self.norm1(hidden_states), rotary))
-        return hidden_states + self.ls2(self.mlp(self.norm2(hidden_states)))
+        B, N, _ = hidden_states.shape
+        if torch.is_grad_enabled() or B * N <= TOKENS_AT_ONCE:
+            return self._finish(hidden_states, self.attn.attend(*self._project(hidden_states, rotary)))[0]
+        if N <= TOKENS_AT_ONCE:  # short sequences, which do not see each other
+            return in_pieces(lambda some: (self.forward(some, rotary),), (hidden_states,), TOKENS_AT_ONCE // N, dim=0)[
+                0
+            ]
+        frame = 1 if rotary is None else len(rotary[0])
+        size = max(1, TOKENS_AT_ONCE // frame) * frame
+        projected = in_pieces(lambda some: self._project(some, rotary), (hidden_states,), size, dim=1)
+        attended = self.attn.attend(*projected)
+        del projected
+        return in_pieces(self._finish, (hidden_states, attended), size, dim=1)[0]
+
+    def _project(self, hidden_states: torch.Tensor, rotary: RotaryTables | None) -> Tensors:
+        return self.attn.project(self.norm1(hidden_states), rotary)
+
+    def _finish(self, hidden_states: torch.Tensor, attended: torch.Tensor) -> Tensors:
+        """All of the block that comes after attention."""
+        hidden_states = hidden_states + self.ls1(apply_linear(self.attn.proj, attended))
+        return (hidden_states + self.ls2(self.mlp(self.norm2(hidden_states))),)

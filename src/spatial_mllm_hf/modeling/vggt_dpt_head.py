@@ -41,18 +41,27 @@ class VGGTDPTHead(nn.Module):
         )
         self.scratch = VGGTDPTFusion(sizes, features, out_channels)
 
-    def forward(
-        self, layer_tokens: Sequence[torch.Tensor], height: int, width: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Four tensors of patch tokens `[N, h * w, C2]` of frames of `height` x `width` pixels."""
+    def project(self, number: int, patch_tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """The map that the head makes of the first, second, third or fourth layer that it reads.
+
+        Args:
+            number: 0 to 3.
+            patch_tokens: `[N, h * w, C2]` of frames of `height` x `width` pixels.
+
+        Returns:
+            `[N, channels, h, w]`: all that has to be kept of a layer, some tenths of it.
+        """
         h, w = height // self.patch_size, width // self.patch_size
-        maps = []
-        for tokens, project, resize in zip(layer_tokens, self.projects, self.resize_layers):
-            grid = self.norm(tokens).transpose(1, 2).unflatten(2, (h, w))  # [N, C2, h, w]
-            maps.append(resize(_with_positions(project(grid), width / height)))
-        fused = self.scratch.fuse(maps)
+        device = self.norm.weight.device
+        patch_tokens = patch_tokens if device.type == "meta" else patch_tokens.to(device)  # "meta": offloaded
+        grid = self.norm(patch_tokens).transpose(1, 2).unflatten(2, (h, w))  # [N, C2, h, w]
+        return _add_positions(self.projects[number](grid), width / height)
+
+    def forward(self, maps: Sequence[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The four maps that `project` made of frames of `height` x `width` pixels."""
+        fused = self.scratch.fuse([resize(m) for resize, m in zip(self.resize_layers, maps)])
         fused = F.interpolate(fused, size=(height, width), mode="bilinear", align_corners=True)
-        raw = self.scratch.output_conv2(_with_positions(fused, width / height)).float().permute(0, 2, 3, 1)
+        raw = self.scratch.output_conv2(_add_positions(fused, width / height)).float().permute(0, 2, 3, 1)
         return self._activate(raw[..., :-1]), 1 + raw[..., -1].exp()
 
     def _activate(self, raw: torch.Tensor) -> torch.Tensor:
@@ -123,8 +132,8 @@ class VGGTResidualConv(nn.Module):
         return self.conv2(F.relu(self.conv1(x))) + x
 
 
-def _with_positions(x: torch.Tensor, aspect_ratio: float) -> torch.Tensor:
-    """Adds sine-cosine positions on the rectangle of the frame's shape and unit half diagonal."""
+def _add_positions(x: torch.Tensor, aspect_ratio: float) -> torch.Tensor:
+    """Adds, in place, sine-cosine positions on the rectangle of the frame's shape and unit half diagonal."""
     _, channels, height, width = x.shape
     diagonal = (aspect_ratio**2 + 1) ** 0.5
     span_x, span_y = aspect_ratio / diagonal, 1 / diagonal
@@ -132,13 +141,13 @@ def _with_positions(x: torch.Tensor, aspect_ratio: float) -> torch.Tensor:
     columns = torch.linspace(-span_x * (width - 1) / width, span_x * (width - 1) / width, width)
     rows = torch.linspace(-span_y * (height - 1) / height, span_y * (height - 1) / height, height)
     half = channels // 2
-    columns = _sincos(columns, half).T.to(x.device, x.dtype)[:, None, :].expand(half, height, width)
-    rows = _sincos(rows, half).T.to(x.device, x.dtype)[:, :, None].expand(half, height, width)
-    return x + POSITION_SCALE * torch.cat([columns, rows])
+    x[:, :half].add_(POSITION_SCALE * _sincos(columns, half).to(x.device, x.dtype, non_blocking=True)[:, None, :])
+    x[:, half:].add_(POSITION_SCALE * _sincos(rows, half).to(x.device, x.dtype, non_blocking=True)[:, :, None])
+    return x
 
 
 def _sincos(positions: torch.Tensor, dim: int) -> torch.Tensor:
-    """Positions `[L]` → `[L, dim]`: sines, then cosines."""
+    """Positions `[L]` → `[dim, L]`: sines, then cosines."""
     exponents = torch.arange(dim // 2, dtype=torch.float64) / (dim / 2)
-    angles = positions.double()[:, None] / POSITION_BASE**exponents
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+    angles = positions.double() / POSITION_BASE ** exponents[:, None]
+    return torch.cat([angles.sin(), angles.cos()]).float()
