@@ -283,7 +283,8 @@ def test_an_empty_question_is_refused(run: Command, tiny_checkpoint: Path, room_
     ("arguments", "says"),
     [
         (["ask"], "Missing argument"),
-        (["ask", "room.mp4"], "Missing argument"),
+        (["ask", "room.mp4"], "There is no question"),
+        (["chat"], "Missing argument"),
         (["sample"], "Missing argument"),
         (["make-tiny"], "Missing argument"),
         (["ask", "room.mp4", "Why?", "--frame-sampling", "random"], "--frame-sampling"),

@@ -1,4 +1,7 @@
-"""`spatial-mllm ask VIDEO QUESTION`: the answer on stdout as it comes, progress on stderr."""
+"""`spatial-mllm ask VIDEO QUESTION`: the answer on stdout as it comes, progress on stderr.
+
+Several questions (`-q`) are answered on one scene: the video is decoded, encoded and read once.
+"""
 
 import json
 import sys
@@ -12,69 +15,49 @@ from . import common
 
 def ask(
     video: str = common.VideoArgument,
-    question: str = typer.Argument(help="What to ask about it."),
+    question: str | None = typer.Argument(None, help="What to ask about it."),
+    more: list[str] = typer.Option([], "--question", "-q", help="A question; give it several times for several."),
     model: str = common.ModelOption,
     frame_sampling: common.FrameSampling = common.SamplingOption,
     num_frames: int | None = common.NumFramesOption,
-    max_new_tokens: int | None = typer.Option(None, min=1, help="Longest answer. [default: the checkpoint's, or 256]"),
+    max_new_tokens: int | None = common.MaxNewTokensOption,
     device: str = common.DeviceOption,
     dtype: str = common.DtypeOption,
-    as_json: bool = typer.Option(False, "--json", help="Print answer, frames and settings as JSON instead."),
+    scene_cache: Path | None = common.SceneCacheOption,
+    as_json: bool = typer.Option(False, "--json", help="Print answers, frames and settings as JSON instead."),
     contact_sheet: Path | None = common.ContactSheetOption,
 ) -> None:
-    """Answer a question about a video."""
-    if not question.strip():
+    """Answer questions about a video."""
+    questions = [*([] if question is None else [question]), *more]
+    if not questions:
+        raise ValueError('There is no question: spatial-mllm ask VIDEO "QUESTION", or -q "..." several times.')
+    if not all(text.strip() for text in questions):
         raise ValueError("The question is empty.")
     common.check_picture(contact_sheet)
     source = common.resolve_video(video)
+    answers = []
     with common.Stages("load", "decode", "geometry", "encode") as stages:
         stages.begin("load")
-        pipe = _load_pipeline(model, device, dtype)
-        options: dict[str, Any] = {"frame_sampling": frame_sampling, "num_frames": num_frames}
-        options["max_new_tokens"] = max_new_tokens
-        if not as_json:
-            options["streamer"] = _answer_streamer(pipe.processor.tokenizer, stages)
-        options = {name: value for name, value in options.items() if value is not None}
-        answer = pipe(source, question, return_frames=True, progress=stages.begin, **options)
-    frames = answer["frames"][0]
+        pipe = common.load_pipeline(model, device, dtype)
+        scene = common.open_scene(pipe, source, stages, frame_sampling, num_frames, scene_cache)
+        options: dict[str, Any] = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        for text in questions:
+            if not as_json:
+                options["streamer"] = common.answer_streamer(pipe.processor.tokenizer, stages)
+                if len(questions) > 1:
+                    stages.end()
+                    sys.stdout.write(f"Q: {text}\nA: ")
+            answers.append(scene.ask(text, **options)["generated_text"])
+    frames = scene.frames[0]
     if contact_sheet is not None:
         common.write_contact_sheet(frames, contact_sheet)
     if as_json:
+        pairs = [{"question": text, "answer": answer} for text, answer in zip(questions, answers)]
         report = {
-            "question": question,
-            "answer": answer["generated_text"],
+            **(pairs[0] if len(pairs) == 1 else {"answers": pairs}),
             "video": video,
             "model": model,
             "frame_sampling": frame_sampling,
             "frames": [{"index": frame["index"], "timestamp": frame["timestamp"]} for frame in frames],
         }
         sys.stdout.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-
-
-def _load_pipeline(model: str, device: str, dtype: str) -> Any:
-    torch_device, torch_dtype = common.resolve_device(device), common.resolve_dtype(dtype)
-    common.check_model(model)
-    common.quiet_transformers()
-    from ..modeling.modeling_spatial_mllm import SpatialMLLMForConditionalGeneration
-    from ..pipelines.pipeline_spatial_mllm import VideoQuestionAnsweringPipeline
-
-    # By our own classes: a public v1.0 checkpoint calls itself plain Qwen2.5-VL, and the Auto classes believe it.
-    return VideoQuestionAnsweringPipeline(
-        model=SpatialMLLMForConditionalGeneration.from_pretrained(model, dtype=torch_dtype).eval(),
-        processor=common.load_processor(model),
-        device=torch_device,
-        task="video-question-answering",
-    )
-
-
-def _answer_streamer(tokenizer: Any, stages: common.Stages) -> Any:
-    from transformers import TextStreamer
-
-    class AnswerStreamer(TextStreamer):
-        """Prints tokens as they come; the first takes the progress bar away."""
-
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            stages.end()
-            super().on_finalized_text(text, stream_end)
-
-    return AnswerStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -31,6 +31,13 @@ NumFramesOption = typer.Option(
 )
 DeviceOption = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1, mps, ...")
 DtypeOption = typer.Option("auto", "--dtype", help=f"One of {', '.join(DTYPES)}; auto is the checkpoint's own.")
+MaxNewTokensOption = typer.Option(None, min=1, help="Longest answer. [default: the checkpoint's, or 256]")
+SceneCacheOption = typer.Option(
+    None,
+    "--scene-cache",
+    envvar="SPATIAL_MLLM_SCENES",
+    help="Keep scenes that were seen in this folder, for next time.",
+)
 ContactSheetOption = typer.Option(None, "--contact-sheet", help="Write a picture of the chosen frames here.")
 VideoArgument = typer.Argument(help="Video file, URL, or a folder of frames as images.")
 
@@ -217,3 +224,44 @@ def describe_frame(frame: dict[str, Any]) -> str:
     """Says "frame 12 at 6.0 s", without the time where it is not known."""
     time_stamp = "" if frame["timestamp"] is None else f" at {frame['timestamp']:.1f} s"
     return f"frame {frame['index']}{time_stamp}"
+
+
+def load_pipeline(model: str, device: str, dtype: str) -> Any:
+    """A question-answering pipeline of a checkpoint; arguments as the options of that name."""
+    torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
+    check_model(model)
+    quiet_transformers()
+    from ..modeling.modeling_spatial_mllm import SpatialMLLMForConditionalGeneration
+    from ..pipelines.pipeline_spatial_mllm import VideoQuestionAnsweringPipeline
+
+    # By our own classes: a public v1.0 checkpoint calls itself plain Qwen2.5-VL, and the Auto classes believe it.
+    return VideoQuestionAnsweringPipeline(
+        model=SpatialMLLMForConditionalGeneration.from_pretrained(model, dtype=torch_dtype).eval(),
+        processor=load_processor(model),
+        device=torch_device,
+        task="video-question-answering",
+    )
+
+
+def answer_streamer(tokenizer: Any, stages: Stages) -> Any:
+    """Prints an answer as it comes, and takes the progress bar away before."""
+    from transformers import TextStreamer
+
+    class AnswerStreamer(TextStreamer):
+        """Prints tokens as they come; the first takes the progress bar away."""
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            stages.end()
+            super().on_finalized_text(text, stream_end)
+
+    return AnswerStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def open_scene(
+    pipe: Any, source: Any, stages: Stages, frame_sampling: str, num_frames: int | None, scene_cache: Path | None
+) -> Any:
+    """The scene of a video, seen now or read from the folder of scenes; arguments as the options of that name."""
+    options = {} if num_frames is None else {"num_frames": num_frames}
+    return pipe.open_scene(
+        source, cache_dir=scene_cache, frame_sampling=frame_sampling, progress=stages.begin, **options
+    )

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
 from .ask import ask
+from .chat import chat
 from .convert import convert
 from .inspect_checkpoint import inspect
 from .make_tiny import make_tiny
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(ask)
+app.command()(chat)
 app.command()(sample)
 app.command()(inspect)
 app.command()(push)

@@ -1,15 +1,22 @@
 """`spatial-mllm sample VIDEO`: which frames the model would see, without asking it anything."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from . import common
+
+if TYPE_CHECKING:
+    from ..processing.video_processing_spatial_mllm import SceneSample
+
+FIGURES, CLOUDS, SCENES = (".png", ".pdf", ".svg"), (".ply",), (".glb",)
+NEEDS_GEOMETRY = "Needs geometry, so not with --frame-sampling uniform."
 
 
 def sample(
@@ -22,24 +29,73 @@ def sample(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
     out: Path | None = typer.Option(None, help="Write the chosen frames into this folder as PNG files."),
     contact_sheet: Path | None = common.ContactSheetOption,
+    plot: Path | None = typer.Option(
+        None,
+        help=f"Draw what the sampler saw (candidates, coverage, map) into this .png, .pdf or .svg. {NEEDS_GEOMETRY}",
+    ),
+    ply: Path | None = typer.Option(None, help=f"Write the points it used, and all cameras, as PLY. {NEEDS_GEOMETRY}"),
+    glb: Path | None = typer.Option(None, help=f"The same as binary glTF, y up. {NEEDS_GEOMETRY}"),
+    max_points: int = typer.Option(300_000, min=1, help="Most points to write into --ply and --glb."),
 ) -> None:
     """Choose the frames of a video and show which."""
     common.check_picture(contact_sheet)
+    _check_output("--plot", plot, FIGURES, "matplotlib", "plot")
+    _check_output("--ply", ply, CLOUDS, "trimesh", "pointcloud")
+    _check_output("--glb", glb, SCENES, "trimesh", "pointcloud")
+    wants_scene = any(path is not None for path in (plot, ply, glb))
+    if wants_scene and frame_sampling == "uniform":
+        raise ValueError(
+            "--plot, --ply and --glb show what space-aware sampling saw, and --frame-sampling uniform looks at no "
+            "geometry: leave it out (--plot compares the choice with uniform frames)."
+        )
     source = common.resolve_video(video)
     torch_device, torch_dtype = common.resolve_device(device), common.resolve_dtype(dtype)
     options = {"frame_sampling": frame_sampling, "num_frames": num_frames}
     with common.Stages("load", "decode", "geometry") as stages:
         stages.begin("load")
         processor = _load_video_processor(model, frame_sampling, torch_device, torch_dtype)
-        pixels, metadata = processor.choose_frames(
-            source, progress=stages.begin, **{name: value for name, value in options.items() if value is not None}
-        )
+        options = {name: value for name, value in options.items() if value is not None}
+        if wants_scene:
+            scene = processor.sample_scene(source, progress=stages.begin, **options)
+            pixels, metadata = scene.frames, scene.metadata
+        else:
+            pixels, metadata = processor.choose_frames(source, progress=stages.begin, **options)
     frames = _as_pictures(pixels, metadata)
     _print(frames, metadata, as_json)
     if out is not None:
         _write_frames(frames, out)
     if contact_sheet is not None:
         common.write_contact_sheet(frames, contact_sheet)
+    if wants_scene:
+        _write_scene(scene, Path(video).name, plot, ply, glb, max_points)
+
+
+def _check_output(option: str, path: Path | None, suffixes: tuple[str, ...], module: str, extra: str) -> None:
+    """Looks at the name of a file to be written and for the library that writes it, before the work is done.
+
+    Raises:
+        ValueError: for another suffix, or a library that is not installed.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        found = path.suffix or "no suffix"
+        raise ValueError(f"{option} {path}: expected a name that ends in {' or '.join(suffixes)}, got {found}.")
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f'{option} needs {module}, which is not installed: pip install "spatial-mllm-hf[{extra}]".')
+
+
+def _write_scene(
+    scene: "SceneSample", title: str, plot: Path | None, ply: Path | None, glb: Path | None, max_points: int
+) -> None:
+    from . import point_cloud, sampling_figure
+
+    if plot is not None:
+        sampling_figure.write_sampling_figure(scene, plot, title)
+    if ply is not None:
+        point_cloud.write_ply(scene, ply, max_points)
+    if glb is not None:
+        point_cloud.write_glb(scene, glb, max_points)
 
 
 def _load_video_processor(model: str, frame_sampling: str, device: Any, dtype: Any) -> Any:

@@ -30,7 +30,7 @@ from .loading_spatial_mllm import is_plain_qwen, is_spatial_weight, missing_mess
 from .modeling_vggt import UNDIVIDED, PointSource, VGGTModel
 from .position_ids_spatial_mllm import IMAGE, TEXT, VIDEO, Grid, sequence_positions
 from .quantization_spatial_mllm import KEPT_MODULES, leave_out_by_default
-from .vggt_geometry import PointMap, SceneGeometry
+from .vggt_geometry import PointMap, SceneGeometry, takes_chunks
 
 register_key_mappings()
 
@@ -42,7 +42,6 @@ class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
     config: SpatialMLLMConfig
     _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", *UNDIVIDED]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = list(DROPPED_KEYS)  # noqa: RUF012
-    takes_chunks = True  # predict_geometry does
     # Its attention masks depend on the batch; VGGT's and the connector's shapes on the video.
     _can_compile_fullgraph = False
 
@@ -167,6 +166,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
                 features.update(zip(scenes[number], tokens.chunk(len(scenes[number]))))
         return [features[index] for index in range(len(grid_thw))]
 
+    @takes_chunks
     def predict_geometry(
         self,
         frames: torch.Tensor | Iterable[torch.Tensor],
@@ -339,6 +339,7 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
         """See `SpatialMLLMModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, image_grid_thw, num_images_per_sample, **kwargs)
 
+    @takes_chunks
     def predict_geometry(
         self,
         frames: torch.Tensor | Iterable[torch.Tensor],
@@ -392,11 +393,16 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
     def _prepare_position_ids_for_generation(
         self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]
     ) -> torch.Tensor:
+        """Of the whole prompt, also where a cache holds its beginning: what an earlier call left is not relied on."""
         token_types = model_kwargs.get("mm_token_type_ids")
         if token_types is None and not inputs_tensor.is_floating_point():
             model_kwargs["mm_token_type_ids"] = self.model.token_types(inputs_tensor)
         elif token_types is not None and inputs_tensor.is_floating_point():
             inputs_tensor = token_types.long()  # embeddings: only their shape counts
+        described = any(model_kwargs.get(name) is not None for name in ("image_grid_thw", "video_grid_thw"))
+        mask = model_kwargs.get("attention_mask")
+        if described and (mask is None or mask.shape[1] == inputs_tensor.shape[1]):
+            model_kwargs = {name: value for name, value in model_kwargs.items() if name != "past_key_values"}
         return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
 
 

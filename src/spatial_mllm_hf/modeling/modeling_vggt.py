@@ -25,7 +25,7 @@ from .vggt_aggregator import VGGTAggregator
 from .vggt_blocks import VGGTBlock, VGGTLayerScale
 from .vggt_camera_head import VGGTCameraHead
 from .vggt_dpt_head import VGGTDPTHead
-from .vggt_geometry import PointMap, SceneGeometry, decode_pose, unproject_depth
+from .vggt_geometry import PointMap, SceneGeometry, decode_pose, takes_chunks, unproject_depth
 from .vggt_layer_keeper import LayerKeeper
 from .vggt_patch_embed import VGGTPatchEmbed
 
@@ -107,8 +107,6 @@ class VGGTPreTrainedModel(PreTrainedModel):
 
 class VGGTModel(VGGTPreTrainedModel):
     """VGGT's aggregator with the heads that its configuration names."""
-
-    takes_chunks = True  # predict_geometry does
 
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__(config)
@@ -224,6 +222,7 @@ class VGGTModel(VGGTPreTrainedModel):
             output.world_points, output.world_points_conf = kept.run_dense("points")
         return output, kept.joined
 
+    @takes_chunks
     def predict_geometry(
         self,
         frames: torch.Tensor | Iterable[torch.Tensor],

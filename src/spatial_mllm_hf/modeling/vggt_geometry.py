@@ -7,9 +7,18 @@ and the first pixel's coordinates are (0, 0).
 Follows vggt/utils/pose_enc.py, rotation.py and geometry.py of the public code.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
+
+Method = TypeVar("Method", bound=Callable)
+
+
+def takes_chunks(method: Method) -> Method:
+    """Marks a `predict_geometry` that takes its frames in chunks too, as they are decoded."""
+    method.takes_chunks = True  # type: ignore[attr-defined]
+    return method
 
 
 class PointMap(NamedTuple):

@@ -11,10 +11,10 @@ Frames are chosen by the model's own geometry (`frame_sampling="space_aware"`) u
 import copy
 import os
 import reprlib
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -23,9 +23,20 @@ from transformers import Pipeline
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import ModelOutput
 
-Messages = list[dict[str, Any]]
+from .pipeline_inputs_spatial_mllm import (
+    IMAGE_KEYS,
+    VIDEO_KEYS,
+    Messages,
+    as_messages,
+    check_question,
+    is_chat,
+    typed_part,
+)
+from .scene_files_spatial_mllm import SceneFileError, load_scene, save_scene, scene_file_name
+from .scene_keys_spatial_mllm import describe_scene
+from .scene_spatial_mllm import Scene, generate_from, read_prefix
+
 Progress = Callable[[str], None]
-VIDEO_KEYS, IMAGE_KEYS, QUESTION_KEYS = ("video", "videos", "frames"), ("image", "images"), ("question", "text")
 SAMPLING_OPTIONS = (
     "frame_sampling",
     "num_frames",
@@ -35,7 +46,6 @@ SAMPLING_OPTIONS = (
     "second_per_grid",
     "fps",
 )
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 DEFAULT_NEW_TOKENS = 256
 UNSET_MAX_LENGTH = 20  # of a GenerationConfig that nobody touched
 
@@ -104,15 +114,15 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         """
         media = {key: kwargs.pop(key) for key in (*VIDEO_KEYS, *IMAGE_KEYS) if key in kwargs}
         if question is not None or media:
-            if isinstance(inputs, dict) or _is_chat(inputs) or (inputs is not None and "video" in media):
+            if isinstance(inputs, dict) or is_chat(inputs) or (inputs is not None and "video" in media):
                 given = ", ".join([*media, *([] if question is None else ["question"])])
                 raise ValueError(f"Give the inputs once: got {reprlib.repr(inputs)} and also {given}.")
             if inputs is not None:
                 media["video"] = inputs
             inputs = {**media, "question": question}
         batch_size = batch_size or self._batch_size or 1
-        if isinstance(inputs, dict) or _is_chat(inputs):
-            return self._answer([_as_messages(inputs)], kwargs)[0]
+        if isinstance(inputs, dict) or is_chat(inputs):
+            return self._answer([as_messages(inputs)], kwargs)[0]
         if isinstance(inputs, (str, bytes)) or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")):
             raise ValueError(
                 'Pass {"video": ..., "question": ...}, video= and question=, chat messages, or a list of these; got '
@@ -121,6 +131,98 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         answers = self._stream(inputs, batch_size, kwargs)
         return list(answers) if isinstance(inputs, (list, tuple)) else answers
 
+    def open_scene(
+        self, video: Any = None, *, saved: str | os.PathLike | None = None, cache_dir: Any = None, **kwargs: Any
+    ) -> Scene:
+        """Sees a video once, for as many questions as wanted: `scene.ask(question)`.
+
+        Frames are decoded, chosen, encoded and read by the language model here; a question costs its own tokens.
+
+        Args:
+            video: as in a call; or name `video=`, `videos=`, `frames=`, `image=`, `images=`.
+            saved: a file. If it holds this very scene it is read, else (it is not there, stale or damaged, the latter
+                two with a warning) the scene is opened and written to it.
+            cache_dir: a folder of such files, named by what they depend on: content, model and settings.
+            kwargs: options of sampling and `progress`, as in a call.
+
+        Raises:
+            ValueError: as a call; if both `saved` and `cache_dir` are given; or if the scene cannot be saved.
+        """
+        media = {key: kwargs.pop(key) for key in (*VIDEO_KEYS, *IMAGE_KEYS) if key in kwargs}
+        if video is not None:
+            media = {"video": video, **media}
+        messages = as_messages({**media, "question": "?"})
+        if not media:
+            raise ValueError("open_scene needs a video or images: open_scene(video) or open_scene(images=[...]).")
+        if saved is not None and cache_dir is not None:
+            raise ValueError("Give saved= (one file) or cache_dir= (a folder of them), not both.")
+        preprocess, forward, _ = self._sanitize_parameters(**kwargs)
+        if unused := forward.get("generate_kwargs"):
+            raise ValueError(f"open_scene does not know {sorted(unused)}; what generation takes goes to scene.ask.")
+        options = {**self._preprocess_params, **preprocess}
+        chosen_by = {"frame_sampling": "space_aware", **options}
+        key = describe_scene(self, media, {name: chosen_by.get(name) for name in SAMPLING_OPTIONS})
+        if cache_dir is not None:
+            saved = os.path.join(cache_dir, scene_file_name(key))
+        if saved is not None and os.path.exists(saved):
+            try:
+                return load_scene(self, saved, key)
+            except SceneFileError as error:
+                warnings.warn(f"{error} It is opened anew now.", stacklevel=2)
+        scene = self._see(messages, options, key)
+        if saved is not None:
+            save_scene(scene, saved)
+        return scene
+
+    def _see(self, messages: Messages, options: dict[str, Any], key: dict[str, str]) -> Scene:
+        inputs = self.preprocess(_Conversations([messages]), **options)
+        if (progress := options.get("progress")) is not None:
+            progress("encode")
+        prefix = read_prefix(self.model, self._ensure_tensor_on_device(inputs["model_inputs"], device=self.device))
+        return Scene(self, prefix, [describe_frames(*video) for video in inputs["chosen"][0]], key)
+
+    def save_scene(self, scene: Scene, path: str | os.PathLike) -> None:
+        """Writes a scene, as `scene.save(path)` does."""
+        save_scene(scene, path)
+
+    def ask_scenes(self, pairs: Sequence[tuple[Scene, str]], **generate_kwargs: Any) -> list[Any]:
+        """Answers several questions in one batch, each on a scene of its own or on the same.
+
+        Args:
+            pairs: scenes that this pipeline opened, each with a question.
+            generate_kwargs: whatever `generate` takes.
+
+        Returns:
+            For each question what `scene.ask` returns.
+
+        Raises:
+            ValueError: for no pairs, an empty question, or a scene of another pipeline.
+        """
+        if not pairs:
+            raise ValueError("ask_scenes needs at least one pair of a scene and a question.")
+        for scene, question in pairs:
+            check_question(question)
+            if scene.pipeline is not self:
+                raise ValueError(f"{scene} was opened by another pipeline: ask it there, or open it with this one.")
+        own = self._forward_params.get("generate_kwargs", {})
+        tokens = generate_from(
+            self.model,
+            [scene.prefix for scene, _ in pairs],
+            [self._question_tokens(scene, question) for scene, question in pairs],
+            self.processor.tokenizer.pad_token_id,
+            self._generation_options({**own, **generate_kwargs}),
+        )
+        return self.postprocess(ModelOutput(new_tokens=tokens, chosen=[[]] * len(pairs)))
+
+    def _question_tokens(self, scene: Scene, question: str) -> torch.Tensor:
+        """All that follows the scene in the prompt, `[N]`."""
+        content = [{"type": kind} for kind in scene.prefix.kinds] + [{"type": "text", "text": question}]
+        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        placeholders = (self.processor.video_token_id, self.processor.image_token_id)
+        last = max(place for place, token in enumerate(tokens) if token in placeholders)
+        return torch.tensor(tokens[last + 2 :])  # the token that closes the last video or image is the scene's
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes the model and the whole processor, as a checkpoint that this pipeline and the Auto classes read."""
         self.model.save_pretrained(save_directory, **kwargs)
@@ -128,7 +230,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
 
     def _stream(self, inputs: Any, batch_size: int, kwargs: dict[str, Any]) -> Iterator[Any]:
         items = iter(inputs if isinstance(inputs, Iterable) else (inputs[index] for index in range(len(inputs))))
-        while batch := [_as_messages(item) for item in islice(items, batch_size)]:
+        while batch := [as_messages(item) for item in islice(items, batch_size)]:
             yield from self._answer(batch, kwargs)
 
     def _answer(self, messages: list[Messages], kwargs: dict[str, Any]) -> list[Any]:
@@ -191,7 +293,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         for message in messages:
             content = message["content"]
             if not isinstance(content, str):
-                content = [_typed_part(part) for part in content]
+                content = [typed_part(part) for part in content]
                 for part in content:
                     if part["type"] == "video":
                         key = next((key for key in ("video", "url", "path") if key in part), "video")
@@ -245,73 +347,6 @@ class VideoQuestionAnsweringPipeline(Pipeline):
                 entries = [{**entry, "frames": frames} for entry in entries]
             answers.append(entries if per_chat > 1 else entries[0])
         return answers
-
-
-def _is_chat(inputs: Any) -> bool:
-    return (
-        isinstance(inputs, (list, tuple))
-        and len(inputs) > 0
-        and all(isinstance(message, dict) and "role" in message for message in inputs)
-    )
-
-
-def _typed_part(part: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a message's part with its type, which may be told by its key alone."""
-    kind = part.get("type") or next((kind for kind in ("video", "image", "text") if kind in part), None)
-    if kind is None:
-        raise ValueError(f'A part of a message needs a "type" of "video", "image" or "text", got {sorted(part)}.')
-    return {**part, "type": kind}
-
-
-def _as_messages(item: Any) -> Messages:
-    """A chat as it is, or a dictionary of video, images and question as a chat."""
-    if _is_chat(item):
-        _check_question(" ".join(_texts(item)))
-        return list(item)
-    if not isinstance(item, dict):
-        raise ValueError(f'Each input must be {{"video": ..., "question": ...}} or a chat, got {reprlib.repr(item)}.')
-    unknown = set(item) - {*VIDEO_KEYS, *IMAGE_KEYS, *QUESTION_KEYS}
-    if unknown:
-        raise ValueError(f"Unknown keys {sorted(unknown)}; expected 'video' or 'images', and 'question'.")
-    for key in (*VIDEO_KEYS, *IMAGE_KEYS):
-        if key in item and (item[key] is None or (isinstance(item[key], (list, tuple)) and not item[key])):
-            raise ValueError(f"{key!r} is empty: pass what the question is about, or leave it out to ask without.")
-    question = next((item[key] for key in QUESTION_KEYS if item.get(key) is not None), None)
-    _check_question(question)
-    content: list[dict[str, Any]] = []
-    for key in VIDEO_KEYS:
-        content += [{"type": "video", "video": video} for video in _separate(item.get(key), several=key == "videos")]
-    for key in IMAGE_KEYS:
-        images = item.get(key)
-        images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
-        content += [{"type": "image", "image": image} for image in images]
-    return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
-
-
-def _separate(videos: Any, several: bool) -> list[Any]:
-    """Several videos out of a list of them. A list under "video" is one video if it holds frames."""
-    if videos is None:
-        return []
-    if isinstance(videos, (list, tuple)) and (several or all(_is_source(video) for video in videos)):
-        return list(videos)
-    return [videos]
-
-
-def _is_source(video: Any) -> bool:
-    """Whether this is the path or URL of a video, not of a picture."""
-    return isinstance(video, (str, os.PathLike)) and PurePath(video).suffix.lower() not in IMAGE_SUFFIXES
-
-
-def _texts(messages: Messages) -> Iterator[str]:
-    for message in messages:
-        content = message["content"]
-        parts = [{"text": content}] if isinstance(content, str) else content
-        yield from (part["text"] for part in parts if "text" in part)
-
-
-def _check_question(question: Any) -> None:
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"The question is empty: pass a text to answer, got {question!r}.")
 
 
 def describe_frames(frames: torch.Tensor, metadata: Any) -> list[dict[str, Any]]:

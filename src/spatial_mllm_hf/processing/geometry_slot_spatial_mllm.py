@@ -66,11 +66,10 @@ class GeometrySlot:
     def predict(self, chunks: Iterable[torch.Tensor], **options: Any) -> Any:
         """Geometry of one scene whose frames come in chunks `[s, 3, H, W]`, in order.
 
-        A model that says `takes_chunks` gets them as they come; any other all together.
+        A `predict_geometry` that says `takes_chunks` gets them as they come; any other all together.
         """
-        model = self.require()
-        frames = chunks if getattr(model, "takes_chunks", False) else torch.cat(list(chunks))
-        return model.predict_geometry(frames, **options)
+        predict = self.require().predict_geometry
+        return predict(chunks if getattr(predict, "takes_chunks", False) else torch.cat(list(chunks)), **options)
 
     def load(self, device: Any = None, dtype: Any = None) -> GeometryModel:
         """Reads VGGT out of the checkpoint that the processor came from, and keeps it.

@@ -195,11 +195,14 @@ class SpatialMLLMVideoProcessor(Qwen2VLVideoProcessor):
         reader = FrameReader(_load_one(video, self.do_rescale, "sample_scene"), {})
         progress = progress or _silent
         progress("decode")
-        num_frames = _num_frames(options, reader)
+        takes_all = reader.in_memory and kwargs.get("num_frames") is None and self._fits(reader, options)
+        num_frames = reader.num_frames if takes_all else _num_frames(options, reader)
         candidates, scene = self._look_around(reader, num_frames, options, progress, return_cameras=True)
         sightings = find_sightings(scene.points, scene.confidence)
         selection = choose_by_coverage(sightings, num_frames)
         frames, metadata = _chosen(reader, candidates, selection)
+        if takes_all:
+            metadata.frame_sampling = "all"
         return SceneSample(
             frames=frames,
             metadata=metadata,
