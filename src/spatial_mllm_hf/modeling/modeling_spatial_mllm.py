@@ -31,6 +31,7 @@ from .modeling_vggt import UNDIVIDED, PointSource, VGGTModel
 from .position_ids_spatial_mllm import IMAGE, TEXT, VIDEO, Grid, sequence_positions
 from .quantization_spatial_mllm import KEPT_MODULES, leave_out_by_default
 from .vggt_geometry import PointMap, SceneGeometry, takes_chunks
+from .vision_attention_spatial_mllm import GroupedVisionAttention
 
 register_key_mappings()
 
@@ -95,6 +96,8 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
 
     def __init__(self, config: SpatialMLLMConfig) -> None:
         Qwen2_5_VLModel.__init__(self, config)
+        for block in self.visual.blocks:
+            block.attn = GroupedVisionAttention(block.attn.config)
         self.spatial_encoder = VGGTModel._from_config(config.spatial_config)
         self.connector = build_connector(config)
         self.post_init()
