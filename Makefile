@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check compat compat-lowest bench-full-size bench-merge clean
+.PHONY: demo test test-slow check compat compat-lowest bench bench-gpu bench-tradeoff bench-full-size bench-merge clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): setup.cfg pyproject.toml
@@ -46,6 +46,18 @@ compat: $(INSTALLED)
 
 compat-lowest: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python .ci/compat.py --lowest
+
+## The package against a plain implementation of the published procedure, on the CPU: about 20 minutes on two cores.
+bench: $(INSTALLED)
+	@$(BIN)/python benchmarks/compare.py
+
+## The same on an accelerator, at full size; says so where there is none.
+bench-gpu: $(INSTALLED)
+	@$(BIN)/python benchmarks/compare.py --device cuda
+
+## What fewer and smaller candidates cost the sampler in coverage.
+bench-tradeoff: $(INSTALLED)
+	@$(BIN)/python benchmarks/sampling_tradeoff.py
 
 ## A full-size merge of random weights: two minutes, 26 GB of disk (FOLDER=... says where).
 bench-merge: $(INSTALLED)

@@ -1,7 +1,7 @@
 """The transformer block that every part of VGGT is made of (vggt/layers/block.py, attention.py of the public code).
 
-Without gradients a block holds little more than its queries, keys and values: everything but attention itself goes
-through in pieces of at most `TOKENS_AT_ONCE` tokens. The results are those of doing it all at once.
+Without gradients a block holds little more than its queries, keys and values: attention takes `HEADS_AT_ONCE` heads,
+and everything else `TOKENS_AT_ONCE` tokens. The results are those of doing it all at once.
 
 Shapes: B sequences, N tokens, C channels, H heads of D channels. With rotary tables `[P, 1, D]`, N is a multiple of P:
 the tables repeat for each frame of the sequence.
@@ -19,7 +19,8 @@ from .pieces_spatial_mllm import Tensors, in_pieces
 from .vggt_linear import apply_linear
 from .vggt_rope import apply_rotary
 
-TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 2048
+HEADS_AT_ONCE = 2
 RotaryTables = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -134,13 +135,19 @@ class VGGTBlock(GradientCheckpointingLayer):
             ]
         frame = 1 if rotary is None else len(rotary[0])
         size = max(1, TOKENS_AT_ONCE // frame) * frame
-        projected = in_pieces(lambda some: self._project(some, rotary), (hidden_states,), size, dim=1)
-        attended = self.attn.attend(*projected)
-        del projected
+        attended = self._attend_in_place(*in_pieces(lambda x: self._project(x, rotary), (hidden_states,), size, dim=1))
         return in_pieces(self._finish, (hidden_states, attended), size, dim=1)[0]
 
     def _project(self, hidden_states: torch.Tensor, rotary: RotaryTables | None) -> Tensors:
         return self.attn.project(self.norm1(hidden_states), rotary)
+
+    def _attend_in_place(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """As `attend`; what some heads find takes the place of their queries."""
+        for start in range(0, query.shape[2], HEADS_AT_ONCE):
+            heads = slice(start, start + HEADS_AT_ONCE)
+            found = self.attn.attend(query[:, :, heads], key[:, :, heads], value[:, :, heads])
+            query[:, :, heads] = found.view_as(query[:, :, heads])
+        return query.flatten(2)
 
     def _finish(self, hidden_states: torch.Tensor, attended: torch.Tensor) -> Tensors:
         """All of the block that comes after attention."""

@@ -196,7 +196,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             For each question what `scene.ask` returns.
 
         Raises:
-            ValueError: for no pairs, an empty question, or a scene of another pipeline.
+            ValueError: for no pairs, an empty question or one with placeholders, a scene of another pipeline, or a way
+                of generation that cannot continue a scene.
         """
         if not pairs:
             raise ValueError("ask_scenes needs at least one pair of a scene and a question.")
@@ -220,8 +221,12 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         placeholders = (self.processor.video_token_id, self.processor.image_token_id)
-        last = max(place for place, token in enumerate(tokens) if token in placeholders)
-        return torch.tensor(tokens[last + 2 :])  # the token that closes the last video or image is the scene's
+        places = [place for place, token in enumerate(tokens) if token in placeholders]
+        if len(places) != len(scene.prefix.kinds):
+            raise ValueError(
+                f"The question holds a placeholder of a video or image: it has to be text alone, got {question!r}."
+            )
+        return torch.tensor(tokens[places[-1] + 2 :])  # the token that closes the last video or image is the scene's
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes the model and the whole processor, as a checkpoint that this pipeline and the Auto classes read."""

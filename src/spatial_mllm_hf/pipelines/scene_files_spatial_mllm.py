@@ -1,6 +1,6 @@
-"""Scenes on disk: one safetensors file each, with what it depends on and a checksum of its numbers.
+"""Scenes on disk: one safetensors file each, with what it depends on and a checksum of all that it says.
 
-A file that depends on something else (another video, model or setting) is stale, one whose numbers do not give its
+A file that depends on something else (another video, model or setting) is stale, one whose content does not give its
 checksum is damaged; neither is ever used.
 """
 
@@ -52,7 +52,8 @@ def save_scene(scene: Scene, path: str | os.PathLike) -> None:
         pictures = np.stack([np.asarray(frame["image"]) for frame in frames])
         tensors[f"frames.{video}"] = torch.from_numpy(pictures)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"key": json.dumps(scene.key), "frames": json.dumps(described), "checksum": _checksum(tensors)}
+    metadata = {"key": json.dumps(scene.key), "frames": json.dumps(described)}
+    metadata["checksum"] = _checksum(tensors, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
@@ -67,7 +68,7 @@ def load_scene(pipeline: Any, path: str | os.PathLike, current: Key) -> Scene:
     """Reads a scene for a pipeline.
 
     Args:
-        current: what the scene has to depend on; of it, what is "" in `current["content"]` is taken from the file.
+        current: what the scene has to depend on.
 
     Raises:
         SceneFileError: for a file that is stale, damaged or no scene.
@@ -79,15 +80,15 @@ def load_scene(pipeline: Any, path: str | os.PathLike, current: Key) -> Scene:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        key, described = json.loads(metadata["key"]), json.loads(metadata["frames"])
-        checksum = metadata["checksum"]
+        damaged = metadata["checksum"] != _checksum(tensors, metadata)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise SceneFileError(f"{path} is damaged or no saved scene ({error}). Open the video anew.") from error
+    if damaged:
+        raise SceneFileError(f"{path} is damaged: its content does not give its checksum. Open the video anew.")
+    key, described = json.loads(metadata["key"]), json.loads(metadata["frames"])
     changed = sorted(name for name in {*key, *current} if key.get(name) != current.get(name))
     if changed:
         raise SceneFileError(f"{path} is stale: {', '.join(changed)} changed since it was saved. Open the video anew.")
-    if _checksum(tensors) != checksum:
-        raise SceneFileError(f"{path} is damaged: its numbers do not give its checksum. Open the video anew.")
     return _assemble(pipeline, tensors, key, described)
 
 
@@ -117,8 +118,8 @@ def _assemble(
     return Scene(pipeline, prefix, frames, key)
 
 
-def _checksum(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps([metadata["key"], metadata["frames"]]).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())

@@ -2,7 +2,8 @@
 
 Each is brought down to a string; two scenes with equal strings are the same scene. Content is hashed whole; a URL goes
 by what its server says of its version. Weights are summed as integers, in as many sums as a row of `COLUMNS` has
-places, so that a changed, exchanged or moved weight shows without gigabytes being hashed.
+places, each row times an odd number of its own, so that a changed, exchanged or moved weight shows without gigabytes
+being hashed.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from PIL import Image
 
 FORMAT = "1"  # of the file and of the meaning of what is in it
 COLUMNS = 1024
+ROWS_AT_ONCE = 1024  # 8 MiB
 TIMEOUT_SECONDS = 30
 Key = dict[str, str]
 
@@ -81,11 +83,12 @@ def _add_content(digest: Any, media: Any) -> None:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     elif isinstance(media, (torch.Tensor, np.ndarray)):
-        tensor = torch.as_tensor(np.ascontiguousarray(media) if isinstance(media, np.ndarray) else media.detach().cpu())
-        digest.update(f"array {tensor.dtype} {list(tensor.shape)};".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"array {str(media.dtype).removeprefix('torch.')} {list(media.shape)};".encode())
+        if isinstance(media, torch.Tensor):
+            media = media.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(np.ascontiguousarray(media).data)
     elif isinstance(media, Image.Image):
-        digest.update(f"image {media.mode} {media.size};".encode())
+        digest.update(f"image {media.mode} {media.size} {media.getpalette()};".encode())
         digest.update(media.tobytes())
     else:
         digest.update(media if isinstance(media, bytes) else repr(media).encode())
@@ -106,7 +109,7 @@ def _version_of(url: str) -> str:
 
 
 def hash_model(model: Any) -> str:
-    """Of the configuration and of every weight. Reads each weight once, where it lies."""
+    """Of the configuration, of every weight, and of which adapters are at work. Reads a weight once, where it lies."""
     config = model.config.to_dict()
     for name in ("_name_or_path", "transformers_version", "torch_dtype"):
         config.pop(name, None)
@@ -115,6 +118,11 @@ def hash_model(model: Any) -> str:
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
             _add_weight(digest, tensor.detach())
+    for name, module in model.named_modules():
+        disabled = getattr(module, "disable_adapters", None)
+        if isinstance(disabled, bool):  # a layer with PEFT's adapters; of a model it is a method
+            state = [disabled, module.active_adapters, getattr(module, "scaling", None)]
+            digest.update(f"{name} {state};".encode())
     return digest.hexdigest()
 
 
@@ -126,9 +134,16 @@ def _add_weight(digest: Any, tensor: torch.Tensor) -> None:
     if tensor.is_meta or not tensor.numel():  # offloaded to a disk: its name and shape are all there is
         return
     data = tensor.contiguous().reshape(-1).view(torch.uint8)
+    if data.storage_offset() % 8:  # a slice of another tensor, which cannot be seen as integers of 8 bytes
+        data = data.clone()
     width = 8 * COLUMNS
     whole = len(data) // width * width
-    sums = data[:whole].view(torch.int64).view(-1, COLUMNS).sum(dim=0)
+    rows = data[:whole].view(torch.int64).view(-1, COLUMNS)
+    sums = rows.new_zeros(COLUMNS)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[start : start + ROWS_AT_ONCE]
+        factors = 2 * torch.arange(start, start + len(some), device=rows.device) + 1  # odd: no change is lost
+        sums += (some * factors[:, None]).sum(dim=0)
     digest.update(sums.cpu().numpy().data)
     digest.update(data[whole:].cpu().numpy().data)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, StaticCache
+from transformers.generation import GenerationMode
 
 # Inputs of the model that describe videos and images besides their pixels; positions are computed from them.
 DESCRIPTIONS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts", "num_images_per_sample")
@@ -117,9 +118,9 @@ class Scene:
             `num_return_sequences` above 1.
 
         Raises:
-            ValueError: for an empty question.
+            ValueError: for an empty question, or a way of generation that cannot continue a scene.
         """
-        if isinstance(question, str):
+        if not isinstance(question, (list, tuple)):
             return self.pipeline.ask_scenes([(self, question)], **generate_kwargs)[0]
         return self.pipeline.ask_scenes([(self, text) for text in question], **generate_kwargs)
 
@@ -154,20 +155,40 @@ def generate_from(
 
     Returns:
         New tokens `[B * sequences, ...]`.
+
+    Raises:
+        ValueError: for options with which `generate` does not continue from what has been read.
     """
     batch = _side_by_side(prefixes, suffixes, pad_token_id)
     options = dict(options)
     config = options["generation_config"] = copy.deepcopy(options["generation_config"])
+    _check_continues(config, options)
     cache: Cache = DynamicCache()
-    if config.cache_implementation == "static":
-        config.cache_implementation = None  # generate takes a cache or the name of one
-        new_tokens = config.max_new_tokens or max(0, (config.max_length or 0) - batch.length)
+    wants_static = config.cache_implementation == "static"
+    config.cache_implementation = None  # generate takes a cache or the name of one
+    config.use_cache = True  # some checkpoints say no, from their training
+    if wants_static:
+        limit = config.max_new_tokens or model.generation_config.max_new_tokens  # what generate takes, in this order
+        new_tokens = limit or max(1, (config.max_length or 0) - batch.length)
         cache = StaticCache(config=model.config, max_cache_len=batch.length + new_tokens)
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
     for number, (keys, values) in enumerate(batch.layers):
         cache.update(keys.repeat_interleave(copies, dim=0), values.repeat_interleave(copies, dim=0), number)
     sequences = model.generate(**batch.inputs, past_key_values=cache, **options)
     return sequences[:, batch.length :]
+
+
+def _check_continues(config: Any, options: dict[str, Any]) -> None:
+    if config.cache_implementation not in (None, "dynamic", "static"):
+        raise ValueError(
+            f"cache_implementation={config.cache_implementation!r} cannot take over a scene: leave it out or take "
+            "'static', or ask with the pipeline's own call."
+        )
+    if config.get_generation_mode(options.get("assistant_model")) == GenerationMode.ASSISTED_GENERATION:
+        raise ValueError(
+            "Assisted generation (prompt_lookup_num_tokens, assistant_model) reads a prompt from its beginning, so it "
+            "cannot continue a scene: leave it out, or ask with the pipeline's own call."
+        )
 
 
 def _side_by_side(prefixes: Sequence[ScenePrefix], suffixes: Sequence[torch.Tensor], pad_token_id: int) -> _Batch:

@@ -114,7 +114,7 @@ def _stream(source: VideoSource, requested: list[int], index: VideoIndex, num_th
     for position, number in enumerate(requested):
         positions.setdefault(number, []).append(position)
     missing, num_decodable = set(requested), index.num_frames
-    with open_video(source, num_threads) as (container, stream):
+    with open_video(source, num_threads) as (container, stream, _):
         for number, frame in _decode_wanted(container, stream, index, sorted(missing)):
             missing.remove(number)
             yield from _placed(positions[number], number, frame, index)
@@ -215,7 +215,7 @@ def _decode_again(source: VideoSource, index: VideoIndex) -> Iterator[tuple[int,
 
     With one thread: with several, an error in one frame takes intact neighbours away with it.
     """
-    with open_video(source, num_threads=1) as (container, stream):
+    with open_video(source, num_threads=1) as (container, stream, _):
         yield from _numbered(_decode_all(container, stream), index)
 
 

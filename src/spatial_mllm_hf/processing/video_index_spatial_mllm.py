@@ -1,6 +1,7 @@
 """Lists the frames of a video that can be shown, by walking its packets; only the first frame is decoded.
 
-Nothing but a frame tells the rotation. The header's frame count is not used: it counts frames that an edit list hides.
+Over the network the walk takes the sample tables of an mp4 and leaves the samples where they are. Nothing but a frame
+tells the rotation. The header's frame count is not used: it counts frames that an edit list hides.
 What packets are and what they decode to stands here too, for `video_decoding_spatial_mllm.py`.
 
 Shapes: N frames in the video, H x W pixels after the rotation has been applied.
@@ -20,10 +21,13 @@ from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .video_source_spatial_mllm import VideoDecodeError, VideoSource, describe_source, open_video
+from .http_video_spatial_mllm import has_all_tables
+from .video_source_spatial_mllm import OpenedVideo, VideoDecodeError, VideoSource, describe_source, open_video
 
 # After a seek in these, FFmpeg may give a frame the time stamp of another.
 _SEQUENTIAL_FORMATS = ("mpeg", "mpegts")
+# Of which an mp4's sample table says all that the walk needs.
+_TABLE_CODECS = ("h264", "hevc", "vp9", "av1", "libdav1d")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +82,23 @@ def index_video(source: VideoSource) -> VideoIndex:
         VideoNotFoundError: no such file.
         VideoDecodeError: a directory, an empty file, no video, a video without frames, or a file too damaged to open.
     """
-    with open_video(source, num_threads=1) as (container, stream):
-        scan = _scan_packets(container, stream)
+    with open_video(source, num_threads=1) as opened:
+        container, stream, _ = opened
+        scan = _scan_packets(opened)
         rate, time_base = float(stream.average_rate or stream.guessed_rate or 1.0), float(stream.time_base or 0)
         announced = _announced_frames(container, stream, scan, rate)
         can_seek = container.format.name not in _SEQUENTIAL_FORMATS
         # AVI stores no presentation times; those that FFmpeg makes up are wrong where frames are reordered.
         has_made_up_pts = container.format.name == "avi" and stream.codec_context.has_b_frames
+    if scan.first_frame is None:
+        scan.first_frame = next(_decode_plainly(source), None)
     first, has_pts = scan.first_frame, scan.has_usable_pts and not has_made_up_pts
     if first is None:
         raise VideoDecodeError(no_frame_message(source, scan.num_shown))
     if has_pts:
         pts = np.array(sorted(scan.pts), dtype=np.int64)
     else:
-        pts, time_base = np.arange(_count_by_decoding(source), dtype=np.int64), 1.0 / rate
+        pts, time_base = np.arange(sum(1 for _ in _decode_plainly(source)), dtype=np.int64), 1.0 / rate
     timestamps = (pts - pts[0]) * time_base
     size = (first.height, first.width) if is_transposed(first) else (first.width, first.height)
     return VideoIndex(
@@ -111,16 +118,17 @@ def index_video(source: VideoSource) -> VideoIndex:
 class _PacketScan:
     """What one walk over the packets of a stream tells about its frames."""
 
+    num_packets: int = 0
     num_shown: int = 0
     pts: set[int] = field(default_factory=set)
     keyframe_pts: set[int] = field(default_factory=set)
     first_frame: VideoFrame | None = None
 
-    def add(self, packet: Packet) -> None:
+    def add(self, packet: Packet, can_seek_to: bool) -> None:
         self.num_shown += 1
         if packet.pts is not None:
             self.pts.add(packet.pts)
-            if packet.is_keyframe:
+            if can_seek_to:
                 self.keyframe_pts.add(packet.pts)
 
     @property
@@ -129,16 +137,41 @@ class _PacketScan:
         return len(self.pts) == self.num_shown and self.first_frame is not None and self.first_frame.pts in self.pts
 
 
-def _scan_packets(container: InputContainer, stream: VideoStream) -> _PacketScan:
-    scan = _PacketScan()
+def _scan_packets(opened: OpenedVideo) -> _PacketScan:
+    container, stream, http_file = opened
+    scan, table = _PacketScan(), _keyframe_table(container, stream)
+    # A table that calls every frame a key frame may be wrong, which only the frames themselves tell.
+    is_table_enough = not all(table) and stream.codec_context.name in _TABLE_CODECS
+    can_go_blank = http_file is not None and is_table_enough and has_all_tables(http_file)
     for packet in read_packets(container, stream):
+        is_blank = http_file is not None and http_file.is_blank
+        is_in_table = scan.num_packets >= len(table) or table[scan.num_packets]
+        scan.num_packets += 1
         if _is_shown(packet):
-            scan.add(packet)
+            scan.add(packet, can_seek_to=is_in_table and (is_blank or packet.is_keyframe))
         if scan.first_frame is None:
-            scan.first_frame = next(iter(decode_packet(stream, packet)), None)
+            scan.first_frame = _first_frame(stream, packet, drain=scan.num_shown == 1 and not packet.is_discard)
+            if http_file is not None and scan.first_frame is not None:
+                http_file.is_blank = can_go_blank
     if scan.first_frame is None:
         scan.first_frame = next(iter(decode_packet(stream, None)), None)
     return scan
+
+
+def _keyframe_table(container: InputContainer, stream: VideoStream) -> list[bool]:
+    """For each packet whether FFmpeg seeks to it, as far as an mp4's sample table says; empty for other containers."""
+    if "mov" not in container.format.name.split(","):
+        return []
+    return [entry.is_keyframe for entry in stream.index_entries if entry.size]
+
+
+def _first_frame(stream: VideoStream, packet: Packet, drain: bool) -> VideoFrame | None:
+    frames = decode_packet(stream, packet)
+    if not frames and drain:
+        # The decoder holds the frame back, as later packets may hold earlier ones: no need to wait for these.
+        frames = decode_packet(stream, None)
+        stream.codec_context.flush_buffers()
+    return frames[0] if frames else None
 
 
 def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
@@ -199,9 +232,11 @@ def _announced_frames(container: InputContainer, stream: VideoStream, scan: _Pac
     return 0 if is_whole else max(round(seconds * rate), scan.num_shown + 1)
 
 
-def _count_by_decoding(source: VideoSource) -> int:
-    with open_video(source, num_threads=1) as (container, stream):
-        return sum(len(decode_packet(stream, packet)) for packet in (*read_packets(container, stream), None))
+def _decode_plainly(source: VideoSource) -> Iterator[VideoFrame]:
+    with open_video(source, num_threads=1) as (container, stream, _):
+        for packet in read_packets(container, stream):
+            yield from decode_packet(stream, packet)
+        yield from decode_packet(stream, None)
 
 
 def no_frame_message(source: VideoSource, num_shown: int) -> str:

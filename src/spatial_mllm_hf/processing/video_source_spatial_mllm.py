@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
+from typing import BinaryIO, NamedTuple, TypeAlias, cast
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -19,9 +19,12 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from .http_video_spatial_mllm import HttpFile, HttpReadError, open_http
+
 VideoSource: TypeAlias = str | os.PathLike | BinaryIO | bytes
 
 NETWORK_TIMEOUT_SECONDS = 30.0
+_NETWORK_WAY_OUT = "Check the URL and the network, or download the file and give its path."
 # FFmpeg shows a .txt file as the video of a text terminal.
 _TEXT_FORMATS = ("tty", "bin", "xbin", "adf", "idf")
 
@@ -34,24 +37,59 @@ class VideoNotFoundError(VideoDecodeError, FileNotFoundError):
     """There is no file at the path given."""
 
 
+class OpenedVideo(NamedTuple):
+    """What `open_video` yields.
+
+    Attributes:
+        http_file: through which the container is read, if it comes over the network in parts.
+    """
+
+    container: InputContainer
+    stream: VideoStream
+    http_file: HttpFile | None
+
+
 @contextmanager
-def open_video(source: VideoSource, num_threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens the source at its start, with FFmpeg's own messages kept off the terminal while it is open."""
-    name, target = describe_source(source), _openable(source)
+def open_video(source: VideoSource, num_threads: int) -> Iterator[OpenedVideo]:
+    """Opens the source at its start, with FFmpeg's own messages kept off the terminal while it is open.
+
+    Raises:
+        VideoDecodeError: it is no video; when it is closed, a connection failed while it was read.
+    """
+    name, http_file = describe_source(source), _http_file(source)
+    target = _openable(source) if http_file is None else cast(BinaryIO, http_file)
     timeout = NETWORK_TIMEOUT_SECONDS if _is_network_url(source) else None
     with av.logging.Capture(local=False):  # the decoder's threads write messages too
         try:
             container = av.open(target, mode="r", metadata_errors="ignore", timeout=timeout)
         except av.error.FFmpegError as error:
+            _check_network(name, http_file)
             way_out = "It is cut off, damaged or no video: get a whole copy, or convert it with ffmpeg."
             if _is_network_url(source):
-                way_out = "Check the URL and the network, or download the file and give its path."
+                way_out = _NETWORK_WAY_OUT
             raise VideoDecodeError(f"{name} cannot be opened as a video ({error.strerror}). {way_out}") from error
         with container:
+            _check_network(name, http_file)
             stream = _video_stream(container, name)
             stream.thread_type = "AUTO"
             stream.thread_count = num_threads
-            yield container, stream
+            yield OpenedVideo(container, stream, http_file)
+            _check_network(name, http_file)
+
+
+def _http_file(source: VideoSource) -> HttpFile | None:
+    if not isinstance(source, str) or not _is_network_url(source):
+        return None
+    try:
+        return open_http(source, NETWORK_TIMEOUT_SECONDS)
+    except HttpReadError as error:
+        name = describe_source(source)
+        raise VideoDecodeError(f"{name} cannot be opened as a video ({error}). {_NETWORK_WAY_OUT}") from error
+
+
+def _check_network(name: str, http_file: HttpFile | None) -> None:
+    if http_file is not None and http_file.error is not None:
+        raise VideoDecodeError(f"{name} cannot be read to its end ({http_file.error}). {_NETWORK_WAY_OUT}")
 
 
 def _openable(source: VideoSource) -> str | BinaryIO:
