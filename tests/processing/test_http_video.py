@@ -16,7 +16,7 @@ from clips import patch_edit_list, read_frame_numbers, write_clip
 
 import spatial_mllm_hf.processing.http_video_spatial_mllm as http_video
 import spatial_mllm_hf.processing.video_source_spatial_mllm as video_source
-from spatial_mllm_hf.processing.http_video_spatial_mllm import HttpFile, HttpReadError
+from spatial_mllm_hf.processing.http_video_spatial_mllm import HttpFile, HttpReadError, has_all_tables
 from spatial_mllm_hf.processing.video_decoding_spatial_mllm import VideoDecodeError, decode_frames, index_video
 from spatial_mllm_hf.processing.video_index_spatial_mllm import VideoIndex
 
@@ -160,18 +160,23 @@ def test_edit_list_hides_the_same_frames(server: Server, tmp_path: Path) -> None
     assert read_frame_numbers(decode_frames(url, [0, 19]).frames) == [5, 24]
 
 
-def test_fragments_are_walked_in_full(server: Server, tmp_path: Path) -> None:
-
-    source, path = write_clip(tmp_path / "whole.mp4", 40, gop=10), tmp_path / "fragments.mp4"
-    with av.open(str(source)) as given, av.open(str(path), "w", options={"movflags": "frag_keyframe"}) as written:
+def test_fragments_are_walked_in_full(server: Server, tmp_path: Path, long_clip: Path) -> None:
+    path = tmp_path / "fragments.mp4"
+    with av.open(str(long_clip)) as given, av.open(str(path), "w", options={"movflags": "frag_keyframe"}) as written:
         stream = written.add_stream_from_template(given.streams.video[0])
         for packet in given.demux(video=0):
             if packet.size:
                 packet.stream = stream
                 written.mux(packet)
     index = index_video(server.add(path))
-    assert index.num_frames == 40
+    assert index.num_frames == 250
     assert_same_index(index, index_video(path))
+    # FFmpeg looks ahead so far at opening that it knows all fragments of so small a file.
+    assert not has_all_tables(HttpFile(server.url(path.name), timeout=5))
+    whole = HttpFile(server.add(long_clip), timeout=5)
+    whole.seek(99)
+    assert has_all_tables(whole)
+    assert whole.tell() == 99
 
 
 def test_cut_off_file_yields_the_same_frames(server: Server, tmp_path: Path) -> None:
