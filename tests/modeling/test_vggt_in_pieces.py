@@ -67,6 +67,7 @@ def test_pieces_agree_with_the_public_code(
     tokens_at_once: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(vggt_blocks, "WHOLE_UP_TO", tokens_at_once)
     monkeypatch.setattr(vggt_blocks, "TOKENS_AT_ONCE", tokens_at_once)
     monkeypatch.setattr(vggt_aggregator, "FRAMES_AT_ONCE", 1)
     monkeypatch.setattr(vggt_layer_keeper, "FRAMES_AT_ONCE", 2)

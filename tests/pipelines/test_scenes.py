@@ -447,15 +447,17 @@ def test_progress_tells_the_stages_of_opening(pipe: VideoQuestionAnsweringPipeli
 # ---------------------------------------------------------------------------------------------- options and frames
 
 
-def test_options_of_the_pipeline_hold(tiny_checkpoint: Path, room_clip: Path) -> None:
-    options = {"num_frames": 4, "frame_sampling": "uniform", "max_new_tokens": 3, "min_new_tokens": 3}
-    own = pipeline(TASK, model=str(tiny_checkpoint), **options)
+@pytest.mark.parametrize("form", ["by name", "in a dictionary"])
+def test_options_of_the_pipeline_hold(tiny_checkpoint: Path, room_clip: Path, form: str) -> None:
+    lengths = {"max_new_tokens": 3, "min_new_tokens": 3}
+    generation = lengths if form == "by name" else {"generate_kwargs": lengths}
+    own = pipeline(TASK, model=str(tiny_checkpoint), num_frames=4, frame_sampling="uniform", **generation)
     scene = own.open_scene(room_clip)
     assert [frame["index"] for frame in scene.frames[0]] == [0, 8, 15, 23]
     assert scene.ask(QUESTION) == own(room_clip, QUESTION)
     assert len(scene.ask(QUESTION)["generated_text"]) == 3
     assert len(scene.ask(QUESTION, max_new_tokens=7, min_new_tokens=7)["generated_text"]) == 7
-    assert own.ask_scenes([(scene, QUESTION)]) == [own(room_clip, QUESTION)]
+    assert own.ask_scenes([(scene, QUESTION)]) == [scene.ask(QUESTION)]
     assert len(own.open_scene(room_clip, num_frames=6).frames[0]) == 6
 
 

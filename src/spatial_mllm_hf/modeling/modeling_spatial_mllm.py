@@ -403,8 +403,10 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
         elif token_types is not None and inputs_tensor.is_floating_point():
             inputs_tensor = token_types.long()  # embeddings: only their shape counts
         described = any(model_kwargs.get(name) is not None for name in ("image_grid_thw", "video_grid_thw"))
+        types = model_kwargs.get("mm_token_type_ids")
+        is_text = types is not None and not bool(types.any())
         mask = model_kwargs.get("attention_mask")
-        if described and (mask is None or mask.shape[1] == inputs_tensor.shape[1]):
+        if (described or is_text) and (mask is None or mask.shape[1] == inputs_tensor.shape[1]):
             model_kwargs = {name: value for name, value in model_kwargs.items() if name != "past_key_values"}
         return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
 

@@ -1,6 +1,6 @@
 """The transformer block that every part of VGGT is made of (vggt/layers/block.py, attention.py of the public code).
 
-Without gradients a block holds little more than its queries, keys and values: attention takes `HEADS_AT_ONCE` heads,
+Without gradients a block of many tokens holds little more than its queries, keys and values: attention takes `HEADS_AT_ONCE` heads,
 and everything else `TOKENS_AT_ONCE` tokens. The results are those of doing it all at once.
 
 Shapes: B sequences, N tokens, C channels, H heads of D channels. With rotary tables `[P, 1, D]`, N is a multiple of P:
@@ -19,6 +19,7 @@ from .pieces_spatial_mllm import Tensors, in_pieces
 from .vggt_linear import apply_linear
 from .vggt_rope import apply_rotary
 
+WHOLE_UP_TO = 16384  # tokens for which pieces save too little memory to be worth their time
 TOKENS_AT_ONCE = 2048
 HEADS_AT_ONCE = 2
 RotaryTables = tuple[torch.Tensor, torch.Tensor]
@@ -127,12 +128,10 @@ class VGGTBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor, rotary: RotaryTables | None = None) -> torch.Tensor:
         B, N, _ = hidden_states.shape
-        if torch.is_grad_enabled() or B * N <= TOKENS_AT_ONCE:
+        if torch.is_grad_enabled() or B * N <= WHOLE_UP_TO:
             return self._finish(hidden_states, self.attn.attend(*self._project(hidden_states, rotary)))[0]
-        if N <= TOKENS_AT_ONCE:  # short sequences, which do not see each other
-            return in_pieces(lambda some: (self.forward(some, rotary),), (hidden_states,), TOKENS_AT_ONCE // N, dim=0)[
-                0
-            ]
+        if N <= WHOLE_UP_TO:  # short sequences, which do not see each other
+            return in_pieces(lambda some: (self.forward(some, rotary),), (hidden_states,), WHOLE_UP_TO // N, dim=0)[0]
         frame = 1 if rotary is None else len(rotary[0])
         size = max(1, TOKENS_AT_ONCE // frame) * frame
         attended = self._attend_in_place(*in_pieces(lambda x: self._project(x, rotary), (hidden_states,), size, dim=1))

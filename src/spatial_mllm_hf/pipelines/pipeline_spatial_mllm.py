@@ -32,7 +32,7 @@ from .pipeline_inputs_spatial_mllm import (
     is_chat,
     typed_part,
 )
-from .scene_files_spatial_mllm import SceneFileError, load_scene, save_scene, scene_file_name
+from .scene_files_spatial_mllm import SceneFileError, check_can_be_saved, load_scene, save_scene, scene_file_name
 from .scene_keys_spatial_mllm import describe_scene
 from .scene_spatial_mllm import Scene, generate_from, read_prefix
 
@@ -164,6 +164,8 @@ class VideoQuestionAnsweringPipeline(Pipeline):
         key = describe_scene(self, media, {name: chosen_by.get(name) for name in SAMPLING_OPTIONS})
         if cache_dir is not None:
             saved = os.path.join(cache_dir, scene_file_name(key))
+        if saved is not None:
+            check_can_be_saved(key)
         if saved is not None and os.path.exists(saved):
             try:
                 return load_scene(self, saved, key)

@@ -7,7 +7,7 @@ checksum is damaged; neither is ever used.
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,7 @@ def save_scene(scene: Scene, path: str | os.PathLike) -> None:
     Raises:
         ValueError: if its content cannot be told apart from another's (a URL whose server names no version).
     """
-    if not scene.key["content"]:
-        raise ValueError(
-            "This scene cannot be saved: its URL's server does not say which version of the file it has, so the scene "
-            "could not be known again. Download the video and open the file."
-        )
+    check_can_be_saved(scene.key)
     path = Path(path)
     tensors = {"input_ids": scene.prefix.input_ids, "token_types": scene.prefix.token_types}
     tensors |= {f"descriptions.{name}": tensor for name, tensor in scene.prefix.descriptions.items()}
@@ -55,13 +51,21 @@ def save_scene(scene: Scene, path: str | os.PathLike) -> None:
     metadata = {"key": json.dumps(scene.key), "frames": json.dumps(described)}
     metadata["checksum"] = _checksum(tensors, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # with the permissions that files here get
     try:
         save_file(tensors, temporary, metadata)
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def check_can_be_saved(key: Key) -> None:
+    """Raises the ValueError of `save_scene` if a scene cannot be known again."""
+    if not key["content"]:
+        raise ValueError(
+            "This scene cannot be saved: its URL's server does not say which version of the file it has, so the scene "
+            "could not be known again. Download the video and open the file."
+        )
 
 
 def load_scene(pipeline: Any, path: str | os.PathLike, current: Key) -> Scene:

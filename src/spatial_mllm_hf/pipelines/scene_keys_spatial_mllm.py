@@ -30,6 +30,7 @@ Key = dict[str, str]
 def describe_scene(pipeline: Any, media: dict[str, Any], options: dict[str, Any]) -> Key:
     """What a scene depends on, by name. The content is "" where it cannot be told: a URL without a version."""
     model, processor = pipeline.model, pipeline.processor
+    geometry = processor.video_processor._geometry.model  # the pipeline's own model unless another was bound
     try:
         content = hash_content([[name, media[name]] for name in sorted(media)])
     except UnknownVersionError:
@@ -44,6 +45,7 @@ def describe_scene(pipeline: Any, media: dict[str, Any], options: dict[str, Any]
         "format": FORMAT,
         "content": content,
         "model": hash_model(model),
+        "geometry": "" if geometry in (None, model) else f"{type(geometry).__name__} {_hash_if_model(geometry)}",
         "model_revision": str(getattr(model.config, "_commit_hash", None)),
         "settings": _digest(json.dumps(settings, sort_keys=True)),
         "options": json.dumps(options, sort_keys=True, default=str),
@@ -124,6 +126,10 @@ def hash_model(model: Any) -> str:
             state = [disabled, module.active_adapters, getattr(module, "scaling", None)]
             digest.update(f"{name} {state};".encode())
     return digest.hexdigest()
+
+
+def _hash_if_model(geometry: Any) -> str:
+    return hash_model(geometry) if hasattr(geometry, "config") and hasattr(geometry, "state_dict") else ""
 
 
 def _add_weight(digest: Any, tensor: torch.Tensor) -> None:
