@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +160,16 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_json(comparisons: list[Comparison], path: Path) -> None:
-    """All runs of all comparisons, with the machine they ran on."""
+def write_json(parts: dict[str, list[Comparison]], path: Path) -> dict[str, list[Comparison]]:
+    """Puts the parts that have run in place of their older results, each with the machine it ran on; returns all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{**asdict(row), "ratio": row.ratio} for row in comparisons]
-    path.write_text(json.dumps({"environment": environment(), "comparisons": rows}, indent=1) + "\n")
+    report = json.loads(path.read_text()) if path.exists() else {}
+    for part, comparisons in parts.items():
+        rows = [{**asdict(row), "ratio": row.ratio} for row in comparisons]
+        report[part] = {"environment": environment(), "comparisons": rows}
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    names = {entry.name for entry in fields(Comparison)}
+    return {
+        part: [Comparison(**{name: row[name] for name in names}) for row in content["comparisons"]]
+        for part, content in report.items()
+    }

@@ -1,7 +1,7 @@
 """The transformer block that every part of VGGT is made of (vggt/layers/block.py, attention.py of the public code).
 
-Without gradients a block of many tokens holds little more than its queries, keys and values: attention takes `HEADS_AT_ONCE` heads,
-and everything else `TOKENS_AT_ONCE` tokens. The results are those of doing it all at once.
+Without gradients a block of many tokens holds little more than its queries, keys and values: attention takes
+`HEADS_AT_ONCE` heads, and everything else `TOKENS_AT_ONCE` tokens. The results are those of doing it all at once.
 
 Shapes: B sequences, N tokens, C channels, H heads of D channels. With rotary tables `[P, 1, D]`, N is a multiple of P:
 the tables repeat for each frame of the sequence.
