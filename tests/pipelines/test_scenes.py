@@ -613,7 +613,7 @@ def test_a_second_turn_continues_from_the_first(
         del text[name]
     with recorded_forwards(pipe) as forwards:
         continued = model.generate(
-            **text, **described, past_key_values=copy.deepcopy(first.past_key_values), max_new_tokens=8
+            **text, **described, **{model.cache_name: copy.deepcopy(first[model.cache_name])}, max_new_tokens=8
         )
     assert torch.equal(continued, expected)
     assert forwards[0]["input_ids"].shape[1] == turn_ids.shape[1] + 1  # the first turn's last token was not read

@@ -7,6 +7,7 @@ inputs are Qwen2.5-VL's own; `num_images_per_sample` may say which images are on
 Shapes: S frames of H x W pixels, P tokens of a VGGT frame, a clip's grid (T, h, w) of patches with S = 2T.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,10 @@ from .vggt_geometry import PointMap, SceneGeometry, takes_chunks
 from .vision_attention_spatial_mllm import GroupedVisionAttention
 
 register_key_mappings()
+
+# What transformers calls keys and values: "past_key_values" up to 5.23, then "cache".
+CACHE_NAMES = ("past_key_values", "cache")
+CACHE_NAME = CACHE_NAMES["cache" in inspect.signature(Qwen2_5_VLModel.forward).parameters]
 
 
 class SpatialMLLMPreTrainedModel(Qwen2_5_VLPreTrainedModel):
@@ -251,9 +256,13 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
         second_per_grid_ts: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         num_images_per_sample: torch.Tensor | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Qwen2.5-VL's forward with one optional input more, `num_images_per_sample` (see `get_image_features`)."""
+        """Qwen2.5-VL's forward with one optional input more, `num_images_per_sample` (see `get_image_features`).
+
+        Keys and values may come as `cache` or `past_key_values`, whichever transformers it is.
+        """
         if pixel_values is not None and num_images_per_sample is not None and mm_encoder_outputs is None:
             # Qwen2.5-VL's forward cannot hand this input on, so both modalities are encoded here.
             encode = {"return_dict": True, **kwargs}
@@ -267,7 +276,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values if cache is None else cache},
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             pixel_values=pixel_values,
@@ -324,7 +333,13 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
 
 
 class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VLForConditionalGeneration):
-    """Spatial-MLLM with its language-model head: video, images and text in, text out."""
+    """Spatial-MLLM with its language-model head: video, images and text in, text out.
+
+    Attributes:
+        cache_name: under which `generate` of this transformers takes keys and values.
+    """
+
+    cache_name = CACHE_NAME
 
     def __init__(self, config: SpatialMLLMConfig) -> None:
         Qwen2_5_VLPreTrainedModel.__init__(self, config)  # past Qwen's own generator, which would build its backbone
@@ -370,6 +385,7 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         num_images_per_sample: torch.Tensor | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Qwen2.5-VL's forward; its names are listed because `generate` reads them. See `SpatialMLLMModel.forward`."""
@@ -377,7 +393,7 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: past_key_values if cache is None else cache},
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
@@ -407,7 +423,7 @@ class SpatialMLLMForConditionalGeneration(SpatialMLLMPreTrainedModel, Qwen2_5_VL
         is_text = types is not None and not bool(types.any())
         mask = model_kwargs.get("attention_mask")
         if (described or is_text) and (mask is None or mask.shape[1] == inputs_tensor.shape[1]):
-            model_kwargs = {name: value for name, value in model_kwargs.items() if name != "past_key_values"}
+            model_kwargs = {name: value for name, value in model_kwargs.items() if name not in CACHE_NAMES}
         return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
 
 

@@ -1,7 +1,7 @@
 """The transformer block that every part of VGGT is made of (vggt/layers/block.py, attention.py of the public code).
 
-Without gradients a block of many tokens holds little more than its queries, keys and values: attention takes
-`HEADS_AT_ONCE` heads, and everything else `TOKENS_AT_ONCE` tokens. The results are those of doing it all at once.
+Without gradients a block of many tokens holds little more than its queries, keys and values: attention takes one head,
+and everything else `TOKENS_AT_ONCE` tokens. The results are those of doing it all at once.
 
 Shapes: B sequences, N tokens, C channels, H heads of D channels. With rotary tables `[P, 1, D]`, N is a multiple of P:
 the tables repeat for each frame of the sequence.
@@ -21,7 +21,6 @@ from .vggt_rope import apply_rotary
 
 WHOLE_UP_TO = 16384  # tokens for which pieces save too little memory to be worth their time
 TOKENS_AT_ONCE = 2048
-HEADS_AT_ONCE = 2
 RotaryTables = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -141,11 +140,11 @@ class VGGTBlock(GradientCheckpointingLayer):
         return self.attn.project(self.norm1(hidden_states), rotary)
 
     def _attend_in_place(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """As `attend`; what some heads find takes the place of their queries."""
-        for start in range(0, query.shape[2], HEADS_AT_ONCE):
-            heads = slice(start, start + HEADS_AT_ONCE)
-            found = self.attn.attend(query[:, :, heads], key[:, :, heads], value[:, :, heads])
-            query[:, :, heads] = found.view_as(query[:, :, heads])
+        """As `attend`; what a head finds takes the place of its queries."""
+        for number in range(query.shape[2]):
+            head = slice(number, number + 1)
+            found = self.attn.attend(query[:, :, head], key[:, :, head], value[:, :, head])
+            query[:, :, head] = found.view_as(query[:, :, head])
         return query.flatten(2)
 
     def _finish(self, hidden_states: torch.Tensor, attended: torch.Tensor) -> Tensors:

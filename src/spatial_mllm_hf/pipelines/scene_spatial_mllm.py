@@ -174,7 +174,7 @@ def generate_from(
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
     for number, (keys, values) in enumerate(batch.layers):
         cache.update(keys.repeat_interleave(copies, dim=0), values.repeat_interleave(copies, dim=0), number)
-    sequences = model.generate(**batch.inputs, past_key_values=cache, **options)
+    sequences = model.generate(**batch.inputs, **{model.cache_name: cache}, **options)
     return sequences[:, batch.length :]
 
 
