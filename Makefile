@@ -47,7 +47,7 @@ compat: $(INSTALLED)
 compat-lowest: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python .ci/compat.py --lowest
 
-## The package against a plain implementation of the published procedure, on the CPU: about 20 minutes on two cores.
+## The package against a plain implementation of the published procedure, on the CPU: about half an hour on two cores.
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/compare.py
 

@@ -15,6 +15,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from spatial_mllm_hf.modeling.configuration_spatial_mllm import VGGTConfig
 from spatial_mllm_hf.modeling.modeling_vggt import VGGTModel
+from spatial_mllm_hf.modeling.vggt_blocks import TOKENS_AT_ONCE
+from spatial_mllm_hf.modeling.vggt_linear import apply_linear
 from spatial_mllm_hf.modeling.vision_attention_spatial_mllm import GroupedVisionAttention
 
 FULL_WIDTH, FULL_HEIGHT = 518, 392
@@ -37,7 +39,7 @@ def run(
     del plain, ours
     rows.append(_geometry(repeats, device, size))
     if device.type == "cpu":
-        rows.append(_windows(repeats))
+        rows += [_linear(repeats), _windows(repeats)]
     return rows
 
 
@@ -73,6 +75,20 @@ def _geometry(repeats: int, device: torch.device, size: tuple[int, int]) -> Comp
             repeats,
             target=1.3,
             warm_up=device.type != "cpu",
+        )
+
+
+def _linear(repeats: int) -> Comparison:
+    """The part of a block's time in which the two differ in float32: its widest linear layer, in one piece of tokens."""
+    layer, tokens = torch.nn.Linear(1024, 4096), torch.randn(TOKENS_AT_ONCE, 1024)
+    with torch.no_grad():
+        return compare(
+            "a linear layer of VGGT",
+            f"{TOKENS_AT_ONCE} tokens, 1024 to 4096 channels, float32, 20 times",
+            lambda: [layer(tokens) for _ in range(20)],
+            lambda: [apply_linear(layer, tokens) for _ in range(20)],
+            repeats,
+            warm_up=True,
         )
 
 

@@ -36,6 +36,7 @@ def draw(rows: list[Comparison], path: Path) -> None:
         cost = [value / count for value, count in zip(values, counts)]
         questions.plot(counts, cost, color=colour, marker="o", label=label)
     questions.set(title="Cost of a question on one scene", xlabel="questions", ylabel="seconds a question")
+    questions.set_xticks([row.details["questions"] for row in asked])
     for axes in (time, memory, questions):
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
