@@ -39,7 +39,7 @@ def run(
     del plain, ours
     rows.append(_geometry(repeats, device, size))
     if device.type == "cpu":
-        rows += [_linear(repeats), _windows(repeats)]
+        rows += [_compiled(repeats, device, layers, frames[0], size), _linear(repeats), _windows(repeats)]
     return rows
 
 
@@ -58,6 +58,15 @@ def twins(layers: int, device: torch.device, dtype: torch.dtype) -> tuple[PlainV
     plain.load_state_dict(ours.state_dict())
     plain.aggregator.to(dtype)
     return plain.to(device), ours.to(device, dtype)
+
+
+def _compiled(repeats: int, device: torch.device, layers: int, count: int, size: tuple[int, int]) -> Comparison:
+    """With `compile_blocks`; the compilation itself is not in the time."""
+    plain, ours = twins(layers, device, torch.bfloat16)
+    ours.compile_blocks()
+    clip = torch.rand(1, count, 3, size[1], size[0], device=device)
+    setting = f"{count} frames of {size[0]}x{size[1]}, {layers} of 24 layers, bfloat16, compiled"
+    return _time("VGGT with compiled blocks", setting, partial(plain.aggregate, clip), ours, clip, repeats)
 
 
 def _geometry(repeats: int, device: torch.device, size: tuple[int, int]) -> Comparison:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -22,6 +29,7 @@ TABLE_WIDTH = 110
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 FrameSampling = Literal["space_aware", "uniform"]
+EngineName = Literal["local", "ray"]
 ModelOption = typer.Option(
     DEFAULT_MODEL, "--model", "-m", envvar="SPATIAL_MLLM_MODEL", help="Folder or Hub repository of a checkpoint."
 )
@@ -38,6 +46,8 @@ SceneCacheOption = typer.Option(
     envvar="SPATIAL_MLLM_SCENES",
     help="Keep scenes that were seen in this folder, for next time.",
 )
+EngineOption = typer.Option("local", "--engine", help="ray: actors on many GPUs and nodes.")
+WorkersOption = typer.Option(1, "--workers", min=1, help="Ray actors, each with a model of its own.")
 ContactSheetOption = typer.Option(None, "--contact-sheet", help="Write a picture of the chosen frames here.")
 VideoArgument = typer.Argument(help="Video file, URL, or a folder of frames as images.")
 
@@ -183,6 +193,35 @@ class Stages:
         """Takes the bar away, for the answer to come."""
         if self._bar.live.is_started:
             self._bar.stop()
+
+
+class Counter:
+    """Progress through many pieces of work on stderr: a bar on a terminal, a line for every twentieth elsewhere."""
+
+    def __init__(self, pieces: str) -> None:
+        self._pieces = pieces
+        self._console = Console(stderr=True)
+        columns = (TextColumn(pieces), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, transient=True)
+        self._task = self._bar.add_task(pieces, total=None)
+        self._shown = 0
+
+    def __enter__(self) -> "Counter":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Says how many of how many are done."""
+        self._bar.update(self._task, completed=done, total=total)
+        step = 20 * done // total
+        if step > self._shown and not self._console.is_terminal:
+            self._console.print(f"{done} of {total} {self._pieces}", markup=False, highlight=False)
+        self._shown = step
 
 
 def check_picture(path: Path | None) -> None:

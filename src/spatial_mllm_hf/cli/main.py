@@ -12,6 +12,10 @@ from safetensors import SafetensorError
 from .ask import ask
 from .chat import chat
 from .convert import convert
+from .data import data
+from .data_convert import scannet, scanqa, sqa3d
+from .data_rooms import rooms
+from .evaluate import evaluate
 from .inspect_checkpoint import inspect
 from .make_tiny import make_tiny
 from .push import push
@@ -27,10 +31,14 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(chat)
 app.command()(sample)
+app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(push)
 app.command("make-tiny")(make_tiny)
 app.add_typer(convert)
+app.add_typer(data)
+for command in (rooms, scannet, scanqa, sqa3d):
+    data.command()(command)
 
 
 @app.callback()

@@ -1,8 +1,12 @@
-"""`spatial-mllm sample VIDEO`: which frames the model would see, without asking it anything."""
+"""`spatial-mllm sample VIDEO`: which frames the model would see, without asking it anything.
+
+Given a folder of videos it takes one after the other, or several at once on Ray.
+"""
 
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +24,7 @@ NEEDS_GEOMETRY = "Needs geometry, so not with --frame-sampling uniform."
 
 
 def sample(
-    video: str = common.VideoArgument,
+    video: str = typer.Argument(help="Video file, URL, a folder of frames as images, or a folder of videos."),
     model: str = common.ModelOption,
     frame_sampling: common.FrameSampling = common.SamplingOption,
     num_frames: int | None = common.NumFramesOption,
@@ -36,6 +40,8 @@ def sample(
     ply: Path | None = typer.Option(None, help=f"Write the points it used, and all cameras, as PLY. {NEEDS_GEOMETRY}"),
     glb: Path | None = typer.Option(None, help=f"The same as binary glTF, y up. {NEEDS_GEOMETRY}"),
     max_points: int = typer.Option(300_000, min=1, help="Most points to write into --ply and --glb."),
+    engine: common.EngineName = common.EngineOption,
+    workers: int = common.WorkersOption,
 ) -> None:
     """Choose the frames of a video and show which."""
     common.check_picture(contact_sheet)
@@ -48,13 +54,21 @@ def sample(
             "--plot, --ply and --glb show what space-aware sampling saw, and --frame-sampling uniform looks at no "
             "geometry: leave it out (--plot compares the choice with uniform frames)."
         )
-    source = common.resolve_video(video)
     torch_device, torch_dtype = common.resolve_device(device), common.resolve_dtype(dtype)
     options = {"frame_sampling": frame_sampling, "num_frames": num_frames}
+    options = {name: value for name, value in options.items() if value is not None}
+    load = partial(_load_video_processor, model, frame_sampling, torch_device, torch_dtype)
+    from . import sample_folder
+
+    if videos := sample_folder.videos_in(video):
+        if wants_scene or contact_sheet is not None:
+            raise ValueError("--plot, --ply, --glb and --contact-sheet show one video, and this is a folder of videos.")
+        sample_folder.sample_videos(videos, load, options, out, engine, workers, device)
+        return
+    source = common.resolve_video(video)
     with common.Stages("load", "decode", "geometry") as stages:
         stages.begin("load")
-        processor = _load_video_processor(model, frame_sampling, torch_device, torch_dtype)
-        options = {name: value for name, value in options.items() if value is not None}
+        processor = load()
         if wants_scene:
             scene = processor.sample_scene(source, progress=stages.begin, **options)
             pixels, metadata = scene.frames, scene.metadata
@@ -63,7 +77,7 @@ def sample(
     frames = _as_pictures(pixels, metadata)
     _print(frames, metadata, as_json)
     if out is not None:
-        _write_frames(frames, out)
+        write_frames(frames, out)
     if contact_sheet is not None:
         common.write_contact_sheet(frames, contact_sheet)
     if wants_scene:
@@ -116,7 +130,8 @@ def _as_pictures(pixels: Any, metadata: Any) -> list[dict[str, Any]]:
     return describe_frames(pixels, metadata)
 
 
-def _print(frames: list[dict[str, Any]], metadata: Any, as_json: bool) -> None:
+def describe_choice(frames: list[dict[str, Any]], metadata: Any) -> dict[str, Any]:
+    """What was chosen out of what, as JSON."""
     coverage = None
     if metadata.total_voxels:
         coverage = {
@@ -124,15 +139,20 @@ def _print(frames: list[dict[str, Any]], metadata: Any, as_json: bool) -> None:
             "total_voxels": metadata.total_voxels,
             "share": round(metadata.covered_voxels / metadata.total_voxels, 4),
         }
+    return {
+        "frame_sampling": metadata.frame_sampling,
+        "total_frames": metadata.total_num_frames,
+        "frames": [{"index": frame["index"], "timestamp": frame["timestamp"]} for frame in frames],
+        "coverage": coverage,
+    }
+
+
+def _print(frames: list[dict[str, Any]], metadata: Any, as_json: bool) -> None:
+    choice = describe_choice(frames, metadata)
     if as_json:
-        report = {
-            "frame_sampling": metadata.frame_sampling,
-            "total_frames": metadata.total_num_frames,
-            "frames": [{"index": frame["index"], "timestamp": frame["timestamp"]} for frame in frames],
-            "coverage": coverage,
-        }
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        sys.stdout.write(json.dumps(choice, indent=2) + "\n")
         return
+    coverage = choice["coverage"]
     table = Table("frame", "time (s)", title=f"{len(frames)} of {metadata.total_num_frames} frames")
     for frame in frames:
         table.add_row(str(frame["index"]), "" if frame["timestamp"] is None else f"{frame['timestamp']:.2f}")
@@ -144,7 +164,8 @@ def _print(frames: list[dict[str, Any]], metadata: Any, as_json: bool) -> None:
         )
 
 
-def _write_frames(frames: list[dict[str, Any]], folder: Path) -> None:
+def write_frames(frames: list[dict[str, Any]], folder: Path) -> None:
+    """Writes frames as PNG files, named by their order and number."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(frames):
         frame["image"].save(folder / f"{number:03d}_frame_{frame['index']:06d}.png")

@@ -1,1 +1,1 @@
-"""Data that the package makes: synthetic rooms with exact geometry."""
+"""Questions about annotated scenes, data formats, and synthetic rooms with exact geometry. Needs no torch."""

@@ -19,6 +19,7 @@ Shapes: S frames, H height, W width, N points.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -33,7 +34,13 @@ from .synthetic_furniture import FURNITURE, Part, Vector
 Array = NDArray[Any]
 
 EYE_HEIGHT, CLEARANCE = 1.5, 0.3  # metres; the clearance is between the walk and the furniture, seen from above
-MIN_ROOM_SIZE = (4.0, 4.0, 2.3)  # metres
+FIELD_OF_VIEW = 75.0  # degrees, across the picture
+MIN_ROOM_SIZE = (3.5, 3.5, 2.3)  # metres
+DRAWN_ROOM_SIZES = ((3.5, 3.5, 2.4), (9.0, 9.0, 3.0))  # metres
+FEWEST_UNIQUE, FEWEST_REPEATED = 6, 2  # classes that a room should hold once, and more than once: questions need both
+_ATTEMPTS, _ROUNDS, _TRIES = 8, 6, 25  # to furnish a room so; to place a piece of furniture, so many tries a round
+_MARGIN = 0.06  # metres between pieces of furniture
+_NARROW = 4.6  # metres; rooms with a shorter side keep less of their middle free for the walk
 FACE_AXES = ((1, 2), (0, 2), (0, 1))  # of a face across axis i: the axes of its texture's columns and rows
 
 
@@ -78,6 +85,9 @@ class Room:
 def make_room(seed: int, size: Vector | None = None) -> Room:
     """Furnish a room; the same arguments give the same room. A piece that finds no place is left out.
 
+    Rooms hold at least `FEWEST_UNIQUE` classes once and `FEWEST_REPEATED` more than once; with a small `size`, some may
+    be missing.
+
     Args:
         seed: at least 0.
         size: x, y, z in metres; drawn from the seed by default.
@@ -88,16 +98,18 @@ def make_room(seed: int, size: Vector | None = None) -> Room:
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
     rng = np.random.default_rng(seed)
-    drawn = as_vector(rng.uniform((5.6, 5.0, 2.5), (7.2, 6.4, 2.8)).round(2))
+    drawn = as_vector(rng.uniform(*DRAWN_ROOM_SIZES).round(2))
     size = drawn if size is None else size
     if len(size) != 3 or any(length < least for length, least in zip(size, MIN_ROOM_SIZE, strict=True)):
         raise ValueError(f"size must be (x, y, z) in metres, at least {MIN_ROOM_SIZE}, got {size}")
     patches = _draw_patches(size, rng)
-    objects: list[RoomObject] = []
-    for name, kind in FURNITURE.items():
-        for _ in range(rng.integers(kind.counts[0], kind.counts[1] + 1)):
-            objects += _find_place(name, size, objects, patches, rng)
-    return Room(size, tuple(objects), seed, patches)
+    best: list[RoomObject] = []
+    for _ in range(_ATTEMPTS):
+        objects = _furnish(size, patches, rng)
+        best = max(best, objects, key=_variety)
+        if _variety(best) == FEWEST_UNIQUE + FEWEST_REPEATED:
+            break
+    return Room(size, tuple(best), seed, patches)
 
 
 def camera_path(room: Room, num_frames: int, size: tuple[int, int] = (224, 168)) -> tuple[Array, Array]:
@@ -105,29 +117,46 @@ def camera_path(room: Room, num_frames: int, size: tuple[int, int] = (224, 168))
 
     Returns:
         extrinsics float64 [S, 3, 4], camera from world; intrinsics float64 [S, 3, 3] in pixels of a picture of `size`
-        (width, height), 75 degrees wide.
+        (width, height), `FIELD_OF_VIEW` wide.
 
     Raises:
         ValueError: fewer than 1 frame, a size below 2 pixels, or furniture that leaves no round to walk.
     """
-    width, height = checked_size(size)
+    checked_size(size)
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    for reach in (1.0, 0.7, 0.4, 0.1):
-        if all(box_distance(_walk(room.size, reach, 256), obj, plan=True).min() > CLEARANCE for obj in room.objects):
-            break
-    else:
-        raise ValueError(f"room has no free round of {CLEARANCE} m about its middle; move its objects to the walls")
-    centers = _walk(room.size, reach, num_frames)
     turn = 2 * np.pi * np.arange(num_frames) / num_frames
     heading, pitch = turn + np.pi + 0.2 * np.sin(2 * turn), -0.26 + 0.08 * np.sin(3 * turn)
-    flat, zero = np.cos(pitch), np.zeros(num_frames)
+    return cameras_along(free_round(room, turn), heading, pitch, size)
+
+
+def free_round(room: Room, turn: Array) -> Array:
+    """Points [S, 3] at angles `turn` [S] of the widest ellipse about the middle of the room that is clear of furniture.
+
+    Raises:
+        ValueError: furniture that leaves none.
+    """
+    for reach in (1.0, 0.7, 0.4, 0.1):
+        walk = _walk(room.size, reach, np.linspace(0, 2 * np.pi, 256))
+        if all(box_distance(walk, obj, plan=True).min() > CLEARANCE for obj in room.objects):
+            return _walk(room.size, reach, turn)
+    raise ValueError(f"room has no free round of {CLEARANCE} m about its middle; move its objects to the walls")
+
+
+def cameras_along(centers: Array, heading: Array, pitch: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Upright cameras at points of the world; the same returns as `camera_path`.
+
+    Args:
+        centers: [S, 3]; heading: [S], radians from the world's x, counter-clockwise; pitch: [S], radians above level.
+    """
+    width, height = size
+    flat = np.cos(pitch)
     forward = np.stack([flat * np.cos(heading), flat * np.sin(heading), np.sin(pitch)], -1)
-    right = np.stack([np.sin(heading), -np.cos(heading), zero], -1)
+    right = np.stack([np.sin(heading), -np.cos(heading), np.zeros_like(heading)], -1)
     rotation = np.stack([right, np.cross(forward, right), forward], 1)  # [S, 3, 3]
-    focal = width / 2 / np.tan(np.radians(75 / 2))
+    focal = width / 2 / np.tan(np.radians(FIELD_OF_VIEW / 2))
     pinhole = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    return np.concatenate([rotation, -rotation @ centers[:, :, None]], -1), np.tile(pinhole, (num_frames, 1, 1))
+    return np.concatenate([rotation, -rotation @ centers[:, :, None]], -1), np.tile(pinhole, (len(centers), 1, 1))
 
 
 def write_clip(frames: Array, path: str | Path, fps: float) -> None:
@@ -146,6 +175,7 @@ def write_clip(frames: Array, path: str | Path, fps: float) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1  # the same bytes on every machine
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode())
@@ -180,24 +210,16 @@ def box_distance(points: Array, box: Box, plan: bool = False) -> Array:
     return np.linalg.norm(np.maximum(outside, 0) * (1, 1, not plan), axis=-1)
 
 
-def _overlap(a: Box, b: Box, margin: float = 0.06) -> bool:
-    """Whether two boxes come within `margin` metres of sharing space (separating axes; both are upright)."""
-    axes = np.concatenate([box_from_world(a.yaw), box_from_world(b.yaw)[:2]]).T
-    along_a, along_b = box_corners(a) @ axes, box_corners(b) @ axes
-    return bool((np.maximum(along_a.min(0) - along_b.max(0), along_b.min(0) - along_a.max(0)) < margin).all())
-
-
-def _walk(size: Vector, reach: float, steps: int) -> Array:
-    """Points [steps, 3] of an ellipse about the middle of the room at eye height."""
-    turn = 2 * np.pi * np.arange(steps) / steps
-    circle = np.stack([np.cos(turn), np.sin(turn), np.zeros(steps)], -1)
+def _walk(size: Vector, reach: float, turn: Array) -> Array:
+    """Points [S, 3] at angles `turn` [S] of an ellipse about the middle of the room at eye height."""
+    circle = np.stack([np.cos(turn), np.sin(turn), np.zeros_like(turn)], -1)
     return circle * (0.14 * reach * np.array(size)) + (size[0] / 2, size[1] / 2, EYE_HEIGHT)
 
 
 def _draw_patches(size: Vector, rng: np.random.Generator) -> tuple[WallPatch, ...]:
     """A door on one wall, a window on another, pictures on the two that are left."""
     door, window, *others = rng.permutation(4).tolist()
-    length, wide = (size[1], size[1], size[0], size[0]), rng.uniform(1.4, 2.0)
+    length, wide = (size[1], size[1], size[0], size[0]), rng.uniform(1.4, min(2.0, min(size[:2]) - 1.8))
     patches = [WallPatch("door", door, (rng.uniform(0.3, length[door] - 1.3), 0.0), (0.95, 2.05))]
     patches.append(WallPatch("window", window, (rng.uniform(0.8, length[window] - 0.8 - wide), 0.95), (wide, 1.2)))
     for wall in others:
@@ -218,58 +240,112 @@ def _zone(patch: WallPatch, size: Vector) -> Box:
     return Box(as_vector(center), as_vector(extent), 0.0)
 
 
+def _variety(objects: list[RoomObject]) -> int:
+    """How far a room's furniture serves questions, up to `FEWEST_UNIQUE` + `FEWEST_REPEATED`."""
+    counts = list(Counter(obj.name for obj in objects).values())
+    return min(counts.count(1), FEWEST_UNIQUE) + min(len(counts) - counts.count(1), FEWEST_REPEATED)
+
+
+def _furnish(size: Vector, patches: tuple[WallPatch, ...], rng: np.random.Generator) -> list[RoomObject]:
+    """Chairs and one to three other classes more than once, the more the larger the room, and a dozen others once."""
+    area = size[0] * size[1]
+    several = [name for name, kind in FURNITURE.items() if kind.most > 1 and name != "chair"]
+    several = ["chair", *rng.permutation(several)[: rng.integers(1, 3 + (area > 30))].tolist()]
+    counts = {name: int(rng.integers(2, min(FURNITURE[name].most, 2 + int(area / 12)) + 1)) for name in several}
+    once = rng.permutation([name for name in FURNITURE if name not in several])
+    counts |= dict.fromkeys(once[: round(6.5 + area / 12 + rng.uniform(-1, 1))].tolist(), 1)
+    objects: list[RoomObject] = []
+    for name in FURNITURE:
+        for _ in range(counts.get(name, 0)):
+            objects += _find_place(name, size, objects, patches, rng)
+    return objects
+
+
 def _find_place(
     name: str, size: Vector, objects: list[RoomObject], patches: tuple[WallPatch, ...], rng: np.random.Generator
 ) -> list[RoomObject]:
-    """One piece, clear of walls, of the others, of door and window and of the walk; none if 150 tries find no place."""
+    """One piece, clear of walls, of the others, of door and window and of the walk; none if no try finds a place."""
     kind, tables = FURNITURE[name], [other for other in objects if other.name == "table"]
-    walk, taken = _walk(size, 1.0, 64), [*objects, *(_zone(patch, size) for patch in patches)]
+    taken: list[Box] = [*objects, *(_zone(patch, size) for patch in patches)]
     extent = rng.uniform([low for low, _ in kind.sizes], [high for _, high in kind.sizes])
-    colour = as_vector((np.array(kind.colours[rng.integers(len(kind.colours))]) * rng.uniform(0.9, 1.1)).clip(0, 1))
+    colour = as_vector((np.array(kind.colours[rng.integers(len(kind.colours))]) * rng.uniform(0.85, 1.15)).clip(0, 1))
     parts = kind.build(*as_vector(extent), rng)
-    for _ in range(150):
-        if kind.place == "table" and tables and rng.random() < 0.85:
-            x, y, yaw = _pose_at_table(tables[rng.integers(len(tables))], extent, rng)
+    low, high = _hull(parts)
+    for _ in range(_ROUNDS):
+        if kind.place == "table" and tables:
+            places, yaws = _poses_at_tables(tables, extent, rng)
         elif kind.place == "wall":
-            x, y, yaw = _pose_at_wall(size, extent, rng)
+            places, yaws = _poses_at_walls(size, high[1] - low[1], rng)
         else:
-            x, y = rng.uniform(0.5, np.array(size[:2]) - 0.5)
-            yaw = rng.integers(4) * np.pi / 2 + rng.uniform(-0.25, 0.25)
-        placed = _assemble(name, parts, colour, x, y, float(yaw))
-        corners = box_corners(placed)[:, :2]
-        inside = corners.min() > 0.01 and (corners < np.array(size[:2]) - 0.01).all()
-        off_walk = box_distance(walk, placed, plan=True).min() > CLEARANCE + 0.02
-        if inside and off_walk and not any(_overlap(placed, other) for other in taken):
-            return [placed]
+            places = rng.uniform(0.5, np.array(size[:2]) - 0.5, (_TRIES, 2))
+            yaws = rng.integers(4, size=_TRIES) * np.pi / 2 + rng.uniform(-0.25, 0.25, _TRIES)
+        for choice in np.flatnonzero(_is_free(places, yaws, high - low, size, taken))[:1]:
+            return [_assemble(name, parts, colour, places[choice, 0], places[choice, 1], yaws[choice])]
     return []
 
 
-def _pose_at_wall(size: Vector, extent: Array, rng: np.random.Generator) -> tuple[float, float, float]:
-    """x, y, yaw with the back to one of the walls, 3 cm off it."""
-    face, position = int(rng.integers(4)), rng.uniform(0, size[:2])
-    gap = extent[1] / 2 + 0.03
-    position[face // 2] = size[face // 2] - gap if face % 2 else gap
-    return position[0], position[1], (-np.pi / 2, np.pi / 2, 0.0, np.pi)[face]
+def _poses_at_walls(size: Vector, depth: float, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Places [T, 2] and yaws [T] with the back to one of the walls, 3 cm off it."""
+    wall, places, gap = rng.integers(4, size=_TRIES), rng.uniform((0, 0), size[:2], (_TRIES, 2)), depth / 2 + 0.03
+    axis = wall // 2
+    places[np.arange(_TRIES), axis] = np.where(wall % 2, np.array(size)[axis] - gap, gap)
+    return places, np.array([-np.pi / 2, np.pi / 2, 0.0, np.pi])[wall]
 
 
-def _pose_at_table(table: RoomObject, extent: Array, rng: np.random.Generator) -> tuple[float, float, float]:
-    """x, y, yaw at one of the four sides of a table, facing it, a little askew."""
-    quarter = int(rng.integers(4))
-    across, along = table.size[1 - quarter % 2], table.size[quarter % 2]
-    facing = table.yaw + quarter * np.pi / 2
-    slide, back = rng.uniform(-0.5, 0.5) * (along - extent[0]), (across + extent[1]) / 2 + rng.uniform(0.1, 0.3)
-    x, y, _ = np.array([slide, -back, 0]) @ box_from_world(facing) + table.center
-    return x, y, facing + rng.uniform(-0.2, 0.2)
+def _poses_at_tables(tables: list[RoomObject], extent: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Places [T, 2] and yaws [T] at one of the four sides of a table, facing it, a little askew."""
+    table, side = rng.integers(len(tables), size=_TRIES), rng.integers(4, size=_TRIES)
+    sizes, yaws = np.array([t.size[:2] for t in tables])[table], np.array([t.yaw for t in tables])[table]
+    across, along = np.take_along_axis(sizes, np.stack([1 - side % 2, side % 2], 1), 1).T
+    facing = yaws + side * np.pi / 2
+    slide = rng.uniform(-0.5, 0.5, _TRIES) * (along - extent[0])
+    back = (across + extent[1]) / 2 + rng.uniform(0.1, 0.3, _TRIES)
+    offset = np.stack([slide, -back], 1)[:, None] @ _plan_axes(facing)
+    return np.array([t.center[:2] for t in tables])[table] + offset[:, 0], facing + rng.uniform(-0.2, 0.2, _TRIES)
+
+
+def _is_free(places: Array, yaws: Array, extent: Array, size: Vector, taken: list[Box]) -> Array:
+    """Whether a piece of `extent` [3] can stand at each of the places [T, 2], turned by yaws [T]."""
+    axes, half = _plan_axes(yaws), extent[:2] / 2
+    reach = (np.abs(axes) * half[:, None]).sum(1)  # half of its extent along the world's x and y [T, 2]
+    free = ((places - reach > 0.01) & (places + reach < np.array(size[:2]) - 0.01)).all(1)
+    walk = _walk(size, 1.0 if min(size[:2]) > _NARROW else 0.4, np.linspace(0, 2 * np.pi, 64))[:, :2]
+    beyond = np.abs((walk - places[:, None]) @ axes.transpose(0, 2, 1)) - half  # [T, 64, 2]
+    free &= np.linalg.norm(np.maximum(beyond, 0), axis=-1).min(1) > CLEARANCE + 0.02
+
+    # Separating axes: two rectangles are apart if they are so along a side of one of them.
+    others, other_half = np.array([box.center for box in taken]), np.array([box.size for box in taken]) / 2
+    other_axes = _plan_axes(np.array([box.yaw for box in taken]))
+    between, cosines = places[:, None] - others[:, :2], np.abs(np.einsum("tik,mjk->tmij", axes, other_axes))
+    along = np.abs(np.einsum("tmk,tik->tmi", between, axes)) - half
+    along -= (cosines * other_half[:, None, :2]).sum(3)
+    along_other = np.abs(np.einsum("tmk,mjk->tmj", between, other_axes)) - other_half[:, :2]
+    along_other -= (cosines * half[:, None]).sum(2)
+    above = (others - other_half)[:, 2] - extent[2]
+    gap = np.maximum(np.maximum(along.max(2), along_other.max(2)), above)
+    return free & (gap > _MARGIN).all(1)
 
 
 def _assemble(name: str, parts: list[Part], colour: Vector, x: float, y: float, yaw: float) -> RoomObject:
     """Put parts, given in the furniture's own axes, on the floor at x, y; the furniture's box is their hull."""
     extent = np.array([part[3:6] for part in parts])
     middle = np.array([part[:3] for part in parts]) + extent * (0, 0, 0.5)
-    low, high = (middle - extent / 2).min(0), (middle + extent / 2).max(0)
+    low, high = _hull(parts)
     middle = (middle - (low + high) * (0.5, 0.5, 0)) @ box_from_world(yaw) + (x, y, 0)
     boxes = []
     for center, size, (*_, paint) in zip(middle, extent, parts, strict=True):
         rgb = paint if isinstance(paint, tuple) else as_vector(np.array(colour) * paint)
         boxes.append(Box(as_vector(center), as_vector(size), yaw, rgb))
     return RoomObject(as_vector(np.array([x, y, high[2] / 2])), as_vector(high - low), yaw, colour, name, tuple(boxes))
+
+
+def _hull(parts: list[Part]) -> tuple[Array, Array]:
+    """Lowest and highest coordinates [3] of parts in the furniture's own axes."""
+    middle, extent = np.array([part[:6] for part in parts]).reshape(-1, 2, 3).transpose(1, 0, 2)
+    return (middle - extent * (0.5, 0.5, 0)).min(0), (middle + extent * (0.5, 0.5, 1)).max(0)
+
+
+def _plan_axes(yaws: Array) -> Array:
+    """The own x and y axes [T, 2, 2] of boxes turned by yaws [T], seen from above."""
+    cos, sin = np.cos(yaws), np.sin(yaws)
+    return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
