@@ -1,7 +1,7 @@
 """Frames from Qwen2.5-VL's patches: the processor's last two steps undone.
 
 The geometry branch needs frames; the model's inputs hold normalised patches. Cutting into patches loses nothing, so
-the frames are put back together here and no input is added to Qwen2.5-VL's.
+the frames are put back together here and no input is added to Qwen2.5-VL's. Which images are one scene is told here too.
 
 Shapes: T pairs of frames, h x w patches of p x p pixels, m x m patches merged into a token.
 """
@@ -35,3 +35,20 @@ def frames_from_patches(
     mean_map = torch.tensor(list(mean), device=x.device).view(3, 1, 1)
     std_map = torch.tensor(list(std), device=x.device).view(3, 1, 1)
     return (x * std_map + mean_map).clamp(0, 1)
+
+
+def image_scenes(image_grid_thw: torch.Tensor, num_images_per_sample: torch.Tensor | None) -> list[list[int]]:
+    """Indices of the images that are one scene: those of one sample and one size, in their order."""
+    grids = image_grid_thw.tolist()
+    if num_images_per_sample is None:
+        return [[index] for index in range(len(grids))]
+    counts = torch.as_tensor(num_images_per_sample).tolist()
+    if sum(counts) != len(grids):
+        raise ValueError(
+            f"num_images_per_sample={counts} adds up to {sum(counts)}, but image_grid_thw holds {len(grids)} images."
+        )
+    samples = [sample for sample, count in enumerate(counts) for _ in range(count)]
+    scenes: dict[tuple[int, ...], list[int]] = {}
+    for index, (sample, grid) in enumerate(zip(samples, grids)):
+        scenes.setdefault((sample, *grid), []).append(index)
+    return list(scenes.values())

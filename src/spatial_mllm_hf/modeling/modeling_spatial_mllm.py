@@ -25,7 +25,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_spatial_mllm import SpatialMLLMConfig
 from .connector_spatial_mllm import build_connector
-from .frame_recovery_spatial_mllm import frames_from_patches
+from .frame_recovery_spatial_mllm import frames_from_patches, image_scenes
 from .key_mapping_spatial_mllm import DROPPED_KEYS, register_key_mappings
 from .loading_spatial_mllm import is_plain_qwen, is_spatial_weight, missing_message
 from .modeling_vggt import UNDIVIDED, PointSource, VGGTModel
@@ -145,7 +145,7 @@ class SpatialMLLMModel(SpatialMLLMPreTrainedModel, Qwen2_5_VLModel):
             ValueError: if `num_images_per_sample` does not add up to the number of images.
         """
         output = super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
-        scenes = _image_scenes(image_grid_thw, num_images_per_sample)
+        scenes = image_scenes(image_grid_thw, num_images_per_sample)
         output.pooler_output = self._fuse(output.pooler_output, pixel_values, image_grid_thw, scenes)
         return output
 
@@ -433,23 +433,6 @@ def _is_trained(module: nn.Module) -> bool:
 
 def _grids(grid_thw: torch.Tensor | None) -> Iterator[Grid]:
     return iter([] if grid_thw is None else [(t, h, w) for t, h, w in grid_thw.tolist()])
-
-
-def _image_scenes(image_grid_thw: torch.Tensor, num_images_per_sample: torch.Tensor | None) -> list[list[int]]:
-    """Indices of the images that are one scene: those of one sample and one size, in their order."""
-    grids = image_grid_thw.tolist()
-    if num_images_per_sample is None:
-        return [[index] for index in range(len(grids))]
-    counts = torch.as_tensor(num_images_per_sample).tolist()
-    if sum(counts) != len(grids):
-        raise ValueError(
-            f"num_images_per_sample={counts} adds up to {sum(counts)}, but image_grid_thw holds {len(grids)} images."
-        )
-    samples = [sample for sample, count in enumerate(counts) for _ in range(count)]
-    scenes: dict[tuple[int, ...], list[int]] = {}
-    for index, (sample, grid) in enumerate(zip(samples, grids)):
-        scenes.setdefault((sample, *grid), []).append(index)
-    return list(scenes.values())
 
 
 __all__ = ["SpatialMLLMForConditionalGeneration", "SpatialMLLMModel", "SpatialMLLMPreTrainedModel"]

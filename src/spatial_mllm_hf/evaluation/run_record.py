@@ -1,0 +1,67 @@
+"""What a run depends on, written beside its answers: a run goes on only as what it was begun as."""
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from transformers import AutoConfig
+
+RECORD = "run.json"
+FREE_TO_CHANGE = ("batch_size",)  # when a run goes on: an answer does not depend on it but for rounding
+PACKAGES = ("spatial-mllm-hf", "torch", "transformers", "av")
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of what has a part in the numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def checkpoint_revision(model: str) -> str:
+    """Which weights these are: the commit of a Hub repository, or the SHA-256 of a folder's settings and weights."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return str(getattr(AutoConfig.from_pretrained(model), "_commit_hash", None))
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        digest.update(f"{path.name};".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def begin_run(folder: Path, record: dict[str, Any]) -> None:
+    """Writes the record of a new run, or compares it with that of the run that is already in the folder.
+
+    Raises:
+        ValueError: if the folder holds another run; names each difference.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RECORD
+    with FileLock(f"{path}.lock"):  # several workers may begin one run
+        if not path.exists():
+            unfinished = path.with_suffix(".tmp")
+            unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            unfinished.replace(path)
+            return
+        known = json.loads(path.read_text(encoding="utf-8"))
+    differences = _differences(_bound(known), _bound(json.loads(json.dumps(record))))
+    if differences:
+        raise ValueError(
+            f"{folder} holds another run: {'; '.join(differences)}. Give --out another folder, or the same settings."
+        )
+
+
+def _bound(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in FREE_TO_CHANGE}
+
+
+def _differences(known: Any, wanted: Any, name: str = "") -> list[str]:
+    if isinstance(known, dict) and isinstance(wanted, dict):
+        found = []
+        for key in sorted({*known, *wanted}):
+            found += _differences(known.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if known == wanted else [f"{name} was {known!r} and is {wanted!r}"]
