@@ -88,7 +88,7 @@ def _geometry(repeats: int, device: torch.device, size: tuple[int, int]) -> Comp
 
 
 def _linear(repeats: int) -> Comparison:
-    """The part of a block's time in which the two differ in float32: its widest linear layer, in one piece of tokens."""
+    """Where the two differ most in float32: the widest linear layer of a block, on one piece of tokens."""
     layer, tokens = torch.nn.Linear(1024, 4096), torch.randn(TOKENS_AT_ONCE, 1024)
     with torch.no_grad():
         return compare(

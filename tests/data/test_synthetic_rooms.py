@@ -201,6 +201,68 @@ def test_nearer_object_hides_the_farther_and_cropped_ones_are_drawn() -> None:
     assert (both[:, 0] == 2).all()
 
 
+def cast(room: Room, extrinsics: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one frame of `SIZE`, by slabs in float64: depth and object of each pixel's centre, and by how many metres of
+    depth the ray misses or hits the decision between two boxes."""
+    columns, rows = np.meshgrid(np.arange(SIZE[0]) + 0.5, np.arange(SIZE[1]) + 0.5)
+    rays = np.stack([columns, rows, np.ones_like(rows)], -1).reshape(-1, 3) @ np.linalg.inv(intrinsics).T
+    rays, eye = rays @ extrinsics[:, :3], -extrinsics[:, :3].T @ extrinsics[:, 3]
+    room_sides = np.where(rays > 0, np.array(room.size), 0.0)
+    depths, owners, gaps = [((room_sides - eye) / rays).min(-1)], [-1], []
+    for number, obj in enumerate(room.objects):
+        for part in obj.parts:
+            start, ray = in_box_axes(eye[None], part), in_box_axes(rays + np.array(part.center), part)
+            sides = (np.array(part.size) / 2 * np.array([[[-1.0]], [[1.0]]]) - start) / ray  # [2, N, 3]
+            enter, leave = sides.min(0).max(-1), sides.max(0).min(-1)
+            depths.append(np.where((enter < leave) & (enter > 0), enter, np.inf))
+            owners.append(number)
+            gaps.append(np.abs(enter - leave))
+    order = np.sort(depths, 0)
+    decided = np.minimum(np.min(gaps, 0), order[1] - order[0])
+    nearest = np.argmin(depths, 0)
+    shape = SIZE[::-1]
+    return order[0].reshape(shape), np.array(owners)[nearest].reshape(shape), decided.reshape(shape)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_depth_and_index_are_those_of_rays_against_boxes(seed: int) -> None:
+    room = make_room(seed)
+    extrinsics, intrinsics = camera_path(room, 6, SIZE)
+    frames = render(room, extrinsics, intrinsics, SIZE)
+    for frame in range(6):
+        depth, owner, decided = cast(room, extrinsics[frame], intrinsics[frame])
+        clear = decided > 1e-4  # metres: rays along an edge may fall to either side of it
+        assert clear.mean() > 0.99
+        np.testing.assert_array_equal(frames.object_index[frame][clear], owner[clear])
+        np.testing.assert_allclose(frames.depth[frame][clear], depth[clear], rtol=2e-7)
+
+
+def test_a_face_seen_almost_edge_on_has_its_exact_depth() -> None:
+    slab = single_box_object((2.5, 3.0, 0.5999), (3.0, 2.0, 0.9998), 0.0)  # its top is 0.3 mm below the camera
+    room = Room((5.0, 5.0, 2.5), (slab,), 0)
+    extrinsics, intrinsics = look_along_y((2.5, 1.0, 1.1))
+    intrinsics[:, 1, 2] = 36.49  # a row of centres just below the horizon
+    frames = render(room, extrinsics, intrinsics, SIZE)
+    depth, owner, _ = cast(room, extrinsics[0], intrinsics[0])
+    on_top = (owner == 0) & (depth > 1.001)
+    assert on_top.sum() > 40
+    np.testing.assert_array_equal(frames.object_index[0] == 0, owner == 0)
+    np.testing.assert_allclose(frames.depth[0][on_top], depth[on_top], rtol=2e-7)
+
+
+def test_pixels_along_edges_are_mixed() -> None:
+    box = single_box_object((2.0, 3.0, 1.25), (1.0, 0.5, 2.5), 0.2)
+    extrinsics, intrinsics = look_along_y((2.5, 1.0, 1.2))
+    frames = render(Room((5.0, 5.0, 2.5), (box,), 1), extrinsics, intrinsics, SIZE)
+    redness = frames.rgb[0, 30].astype(int) @ (2, -1, -1)  # about 0 on the wall, high on the box
+    left, right = np.flatnonzero(frames.object_index[0, 30] == 0)[[0, -1]]
+    on_box, beside = redness[left + 2 : right - 1], np.concatenate([redness[: left - 1], redness[right + 2 :]])
+    assert on_box.min() > 200
+    assert beside.max() < 50
+    for edge in (left, right):
+        assert ((redness[edge - 1 : edge + 2] > 60) & (redness[edge - 1 : edge + 2] < 200)).any()
+
+
 def test_frames_do_not_depend_on_each_other_and_poses_may_be_square(shot: Shot) -> None:
     room, extrinsics, intrinsics, frames = shot
     square = np.concatenate([extrinsics, np.tile([[[0.0, 0, 0, 1]]], (24, 1, 1))], 1)

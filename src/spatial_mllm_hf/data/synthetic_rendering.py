@@ -47,8 +47,8 @@ def render(room: Room, extrinsics: Array, intrinsics: Array, size: tuple[int, in
     width, height = checked_size(size)
     origins, num_frames = _checked_cameras(room, extrinsics, intrinsics), len(extrinsics)
     solids = Solids(room)
-    coarser = np.log2(_SHARP_FROM / intrinsics[:, 0, 0].max() / FINEST_TEXEL)
-    texel = FINEST_TEXEL * 2.0 ** max(0, round(coarser))
+    steps = np.log2(_SHARP_FROM / intrinsics[:, 0, 0].max(initial=1.0) / FINEST_TEXEL)  # in which texels double
+    texel = FINEST_TEXEL * 2.0 ** max(0, round(steps))
     textures = Textures(room, solids, texel)
     out = RenderedFrames(
         np.empty((num_frames, height, width, 3), np.uint8),

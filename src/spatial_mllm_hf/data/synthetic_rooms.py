@@ -247,10 +247,10 @@ def _variety(objects: list[RoomObject]) -> int:
 
 
 def _furnish(size: Vector, patches: tuple[WallPatch, ...], rng: np.random.Generator) -> list[RoomObject]:
-    """Chairs and one to three other classes more than once, the more the larger the room, and a dozen others once."""
+    """Chairs and one to three other classes more than once, and about a dozen others once; more in larger rooms."""
     area = size[0] * size[1]
-    several = [name for name, kind in FURNITURE.items() if kind.most > 1 and name != "chair"]
-    several = ["chair", *rng.permutation(several)[: rng.integers(1, 3 + (area > 30))].tolist()]
+    candidates = [name for name, kind in FURNITURE.items() if kind.most > 1 and name != "chair"]
+    several = ["chair", *rng.permutation(candidates)[: rng.integers(1, 3 + (area > 30))].tolist()]
     counts = {name: int(rng.integers(2, min(FURNITURE[name].most, 2 + int(area / 12)) + 1)) for name in several}
     once = rng.permutation([name for name in FURNITURE if name not in several])
     counts |= dict.fromkeys(once[: round(6.5 + area / 12 + rng.uniform(-1, 1))].tolist(), 1)
@@ -280,7 +280,7 @@ def _find_place(
             places = rng.uniform(0.5, np.array(size[:2]) - 0.5, (_TRIES, 2))
             yaws = rng.integers(4, size=_TRIES) * np.pi / 2 + rng.uniform(-0.25, 0.25, _TRIES)
         for choice in np.flatnonzero(_is_free(places, yaws, high - low, size, taken))[:1]:
-            return [_assemble(name, parts, colour, places[choice, 0], places[choice, 1], yaws[choice])]
+            return [_assemble(name, parts, colour, places[choice, 0], places[choice, 1], float(yaws[choice]))]
     return []
 
 
