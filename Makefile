@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check compat compat-lowest bench bench-gpu bench-tradeoff bench-full-size bench-merge clean
+.PHONY: demo test test-slow check compat compat-lowest bench bench-gpu bench-tradeoff bench-rooms bench-full-size bench-merge clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): setup.cfg pyproject.toml
@@ -58,6 +58,10 @@ bench-gpu: $(INSTALLED)
 ## What fewer and smaller candidates cost the sampler in coverage.
 bench-tradeoff: $(INSTALLED)
 	@$(BIN)/python benchmarks/sampling_tradeoff.py
+
+## Synthetic rooms: what frames and scenes cost.
+bench-rooms: $(INSTALLED)
+	@$(BIN)/python benchmarks/bench_rooms.py
 
 ## A full-size merge of random weights: two minutes, 26 GB of disk (FOLDER=... says where).
 bench-merge: $(INSTALLED)

@@ -1,8 +1,10 @@
 """What README and docs show is what works."""
 
+import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,34 @@ def test_readme_examples_run(
         assert numbers == sorted(numbers)
 
 
+def test_the_example_of_evaluation_runs(
+    tiny_checkpoint: Path,
+    room_clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With one question on a rendered room in place of VSI-Bench."""
+    (tmp_path / "videos" / "rooms").mkdir(parents=True)
+    shutil.copy(room_clip, tmp_path / "videos" / "rooms" / "room.mp4")
+    row = {"id": 0, "dataset": "rooms", "scene_name": "room", "question_type": "object_counting", "options": None}
+    row |= {"question": "How many chair(s) are in this room?", "ground_truth": "3"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.chdir(tmp_path)
+    (code,) = python_blocks("docs/evaluation.md")
+    code = code.replace(PUBLIC_CHECKPOINT, str(tiny_checkpoint)).replace("nyu-visionx/VSI-Bench", "questions.jsonl")
+    exec(compile(code, "docs/evaluation.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == "0.0"  # a model of random weights says no number
+    assert "1 of 1 questions answered." in (tmp_path / "runs" / "vsibench" / "report.md").read_text()
+
+
+def test_the_example_of_rooms_runs() -> None:
+    (code,) = python_blocks("docs/data.md")
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/data.md", "exec"), names)
+    assert names["scene"].frames.rgb.shape == (32, 84, 112, 3)
+
+
 def test_readme_has_no_examples_that_are_not_run() -> None:
     assert len(python_blocks("README.md")) == 2
 
@@ -47,7 +77,10 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
     assert set(re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)) <= targets
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "DEVIATIONS.md", "docs/usage.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CONTRIBUTING.md", "DEVIATIONS.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))],
+)
 def test_paths_that_the_docs_name_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]

@@ -22,16 +22,17 @@ SUFFIXES = (".jsonl", ".parquet")
 ROWS = (
     Conversation(
         "room-1",
-        "scannet/scene0001_00.mp4",
+        ("scannet/scene0001_00.mp4",),
         (),
         (("human", "<video>\nHow many chairs?"), ("gpt", "<answer>4</answer>"), ("human", "Und Tische?"), ("gpt", "2")),
         {"dataset": "scannet", "answers": ["4", "vier"], "nested": {"seed": 3}},
     ),
     Conversation(
-        "pictures", None, ("a.png", "b/ü.png"), (("human", "<image>\n<image>\nDie größere Tür?"), ("gpt", "B."))
+        "pictures", (), ("a.png", "b/ü.png"), (("human", "<image>\n<image>\nDie größere Tür?"), ("gpt", "B."))
     ),
-    Conversation("both", "clip.mp4", ("map.png",), (("human", "<video> and <image>: where?"), ("gpt", "here"))),
-    Conversation("words", None, (), (("human", "Say yes."), ("gpt", "yes"))),
+    Conversation("both", ("clip.mp4",), ("map.png",), (("human", "<video> and <image>: where?"), ("gpt", "here"))),
+    Conversation("two", ("a.mp4", "b.mp4"), (), (("human", "<video> and <video>: same room?"), ("gpt", "no"))),
+    Conversation("words", (), (), (("human", "Say yes."), ("gpt", "yes"))),
 )
 
 
@@ -93,7 +94,7 @@ def test_parquet_has_one_schema_whatever_the_rows_hold(tmp_path: Path) -> None:
 
 def test_parquet_is_written_in_batches(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    rows = (Conversation(str(number), None, (), ROWS[3].turns) for number in range(2 * ROWS_AT_A_TIME + 1))
+    rows = (Conversation(str(number), (), (), ROWS[3].turns) for number in range(2 * ROWS_AT_A_TIME + 1))
     assert write_conversations(rows, path) == 2 * ROWS_AT_A_TIME + 1
     assert pyarrow.parquet.ParquetFile(path).num_row_groups == 3
     assert [int(found.id) for found in read_conversations(path)] == list(range(2 * ROWS_AT_A_TIME + 1))
@@ -135,10 +136,10 @@ def test_a_path_a_list_and_nothing_are_all_media(tmp_path: Path) -> None:
         row(video=None, image="a.png", conversations=image),
         row(image=[]),
     )
-    assert [(found.video, found.images) for found in read_conversations(path)] == [
-        ("a.mp4", ()),
-        (None, ("a.png",)),
-        ("a.mp4", ()),
+    assert [(found.videos, found.images) for found in read_conversations(path)] == [
+        (("a.mp4",), ()),
+        ((), ("a.png",)),
+        (("a.mp4",), ()),
     ]
 
 
@@ -163,7 +164,7 @@ def test_vlm_3r_says_image_and_means_its_video(tmp_path: Path) -> None:
     path = tmp_path / "vlm3r.json"
     path.write_text(json.dumps([VLM_3R]))
     (found,) = read_conversations(path, "vlm-3r")
-    assert (found.video, found.images) == ("a.mp4", ())
+    assert (found.videos, found.images) == (("a.mp4",), ())
     assert found.turns[0] == ("human", "<video>\nThese are frames of a video.\nHow many?\n")
     assert found.metadata == {"data_source": "scannet", "scene_name": "scene0001_00"}
     with pytest.raises(ValueError, match=r"vlm3r\.json:1: Conversation 'a': 1 <video> expected .*, got 0"):
@@ -176,7 +177,7 @@ def test_vsi_590k_lacks_its_folder_and_keeps_its_images(tmp_path: Path) -> None:
         tmp_path / "vsi.jsonl", VLM_3R, row(video=None, image=["x/1.png", "x/2.png"], conversations=pictures)
     )
     video, images = read_conversations(path, "vsi-590k")
-    assert (video.video, video.turns[0][1].count("<video>")) == ("vsi-590k/a.mp4", 1)
+    assert (video.videos, video.turns[0][1].count("<video>")) == (("vsi-590k/a.mp4",), 1)
     assert images.images == ("vsi-590k/x/1.png", "vsi-590k/x/2.png")
 
 
@@ -234,7 +235,7 @@ HUMAN, GPT = {"from": "human", "value": "<video>\nHow many?"}, {"from": "gpt", "
         ({"conversations": [HUMAN, {"value": "3"}]}, r'A turn must be \{"from": ..., "value": ...\}'),
         ({"conversations": [HUMAN, {"from": "gpt", "value": " "}]}, "The value of a turn must be text"),
         ({"video": None}, "'a': 0 <video> expected in what the human says, .* got 1"),
-        ({"video": ["a.mp4", "b.mp4"]}, "video must be one path, got 2"),
+        ({"video": ["a.mp4", "b.mp4"]}, "2 <video> expected in what the human says, .* got 1"),
         ({"video": 3}, "video must be a path or a list of paths, got int '3'"),
         ({"image": "b.png"}, "'a': 1 <image> expected in what the human says, .* got 0"),
         ({"image": ["b.png", ""]}, "image must be a path or a list of paths"),

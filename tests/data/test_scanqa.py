@@ -66,7 +66,7 @@ def test_training_learns_each_answer(questions: list[ScanQAQuestion]) -> None:
     assert [row.id for row in rows] == ["train-scene0000-0-0", "train-scene0000-0-1", "train-scene0707-3-0"]
     assert rows[1] == Conversation(
         id="train-scene0000-0-1",
-        video="scannet/scene0000_00.mp4",
+        videos=("scannet/scene0000_00.mp4",),
         images=(),
         turns=(
             (
@@ -105,7 +105,7 @@ def test_grpo_asks_for_thoughts(questions: list[ScanQAQuestion]) -> None:
 
 def test_excluded_scenes_are_left_out(questions: list[ScanQAQuestion]) -> None:
     rows = list(scanqa_conversations(questions, "train", exclude={"scene0000_00"}))
-    assert [row.video for row in rows] == ["scannet/scene0707_00.mp4"]
+    assert [row.videos for row in rows] == [("scannet/scene0707_00.mp4",)]
 
 
 def test_an_unknown_style_is_an_error(questions: list[ScanQAQuestion]) -> None:

@@ -90,7 +90,7 @@ def test_training_asks_from_each_situation(questions: list[SQA3DQuestion]) -> No
         "sqa3d-220602000000-2",
         "sqa3d-220602000001-0",
     ]
-    assert rows[2].video == "scannet/scene0380_00.mp4"
+    assert rows[2].videos == ("scannet/scene0380_00.mp4",)
     assert rows[2].turns == (
         (
             "human",

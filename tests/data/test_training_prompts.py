@@ -75,7 +75,7 @@ def test_a_choice_as_a_conversation_has_its_options_on_lines() -> None:
     (_, asked), (_, answered) = as_conversation(CHOICE, "sft").turns
     assert asked == "<video>\nWhich side?\nOptions:\nA. left\nB. right\n" + sft_prompt("", "multiple_choice")
     assert answered == "<answer>B</answer>"
-    assert as_conversation(CHOICE, "sft").video == "a/b.mp4"
+    assert as_conversation(CHOICE, "sft").videos == ("a/b.mp4",)
 
 
 def test_grpo_asks_for_thoughts_on_a_new_line_and_keeps_the_answer() -> None:

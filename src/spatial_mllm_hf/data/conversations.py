@@ -2,7 +2,7 @@
 
 A row is `{"id", "video" and/or "image", "conversations": [{"from": "human" | "gpt", "value"}, ...], "metadata"}`: what
 LLaVA, Video-3D-LLM, VLM-3R, VSI-590K and the loader of the public Spatial-MLLM code (spatial-mllm-mix) read. The text
-holds one `<video>` for the video and one `<image>` for each image; paths are relative to a folder of media. Other keys
+holds one `<video>` for each video and one `<image>` for each image; paths are relative to a folder of media. Other keys
 of a row are kept as metadata. Two published data sets depart from that, and have a form of their own here:
 
 - "vlm-3r": VLM-3R's JSON says `<image>` where it means the video;
@@ -40,14 +40,14 @@ class Conversation:
 
     Attributes:
         id: unique within its file.
-        video: path relative to a folder of media; None where there is none.
+        videos: paths relative to a folder of media, in the order of their tags.
         images: the same of images.
         turns: speaker ("human" or "gpt") and text, question and answer by turns.
         metadata: whatever else is known, as JSON can say it.
     """
 
     id: str
-    video: str | None
+    videos: tuple[str, ...]
     images: tuple[str, ...]
     turns: tuple[tuple[str, str], ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Conversation:
                 f"Conversation {self.id!r}: turns must go human, gpt, human, gpt, ..., got {speakers or 'no turns'}."
             )
         asked = "".join(text for speaker, text in self.turns if speaker == "human")
-        for tag, expected in ((VIDEO_TAG, int(self.video is not None)), (IMAGE_TAG, len(self.images))):
+        for tag, expected in ((VIDEO_TAG, len(self.videos)), (IMAGE_TAG, len(self.images))):
             if asked.count(tag) != expected:
                 raise ValueError(
                     f"Conversation {self.id!r}: {expected} {tag} expected in what the human says, one for each "
@@ -70,8 +70,8 @@ class Conversation:
     def to_dict(self) -> dict[str, Any]:
         """The row; keys without a value are left out, which the public loader takes for their absence."""
         row: dict[str, Any] = {"id": self.id}
-        if self.video is not None:
-            row["video"] = self.video
+        if self.videos:
+            row["video"] = self.videos[0] if len(self.videos) == 1 else list(self.videos)
         if self.images:
             row["image"] = list(self.images)
         row["conversations"] = [{"from": speaker, "value": text} for speaker, text in self.turns]
@@ -96,12 +96,10 @@ class Conversation:
         if not isinstance(metadata, Mapping):
             raise ValueError(f"metadata must be an object, got {_describe(metadata)}.")
         videos, images = _paths(row, "video"), _paths(row, "image")
-        if len(videos) > 1:
-            raise ValueError(f"video must be one path, got {len(videos)}: a conversation is about one video.")
         others = {key: value for key, value in row.items() if key not in _KEYS and value is not None}
         return cls(
             id=fallback_id if row.get("id") is None else str(row["id"]),
-            video=videos[0] if videos else None,
+            videos=tuple(videos),
             images=tuple(images),
             turns=tuple(_turn(turn) for turn in turns),
             metadata=others | dict(metadata),
@@ -246,15 +244,20 @@ def _write_parquet(rows: Iterable[Conversation], path: Path) -> int:
 
     text = pyarrow.string()
     texts, turns = pyarrow.list_(text), pyarrow.list_(pyarrow.struct({"from": text, "value": text}))
-    schema = pyarrow.schema({"id": text, "video": text, "image": texts, "conversations": turns, "metadata": text})
+    schema = pyarrow.schema({"id": text, "video": texts, "image": texts, "conversations": turns, "metadata": text})
     count = 0
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         remaining = iter(rows)
         while batch := list(islice(remaining, ROWS_AT_A_TIME)):
-            written = [row.to_dict() | {"metadata": json.dumps(dict(row.metadata))} for row in batch]
+            written = [_parquet_row(row) for row in batch]
             writer.write_table(pyarrow.Table.from_pylist(written, schema))
             count += len(batch)
     return count
+
+
+def _parquet_row(row: Conversation) -> dict[str, Any]:
+    """The row with columns of one type each."""
+    return row.to_dict() | {"video": list(row.videos) or None, "metadata": json.dumps(dict(row.metadata))}
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:

@@ -86,7 +86,7 @@ def free_form_conversation(
         prompt, reply = (sft_prompt if style == "sft" else grpo_prompt)(question, "text"), f"<answer>{answer}</answer>"
     return Conversation(
         id=id,
-        video=f"scannet/{scene_name}.mp4",
+        videos=(f"scannet/{scene_name}.mp4",),
         images=(),
         turns=(("human", f"{VIDEO_TAG}\n{prompt}"), ("gpt", reply)),
         metadata={

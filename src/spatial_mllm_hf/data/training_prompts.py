@@ -67,7 +67,7 @@ def as_conversation(question: SpatialQuestion, style: PromptStyle) -> Conversati
     prompt = make(question_with_options(question), "number" if question.is_numerical else "multiple_choice")
     return Conversation(
         id=question.id,
-        video=question.video_path,
+        videos=(question.video_path,),
         images=(),
         turns=(("human", f"{VIDEO_TAG}\n{prompt}"), ("gpt", f"<answer>{question.ground_truth}</answer>")),
         metadata={

@@ -22,7 +22,7 @@ from .optional_libraries import needs
 from .spatial_questions import LETTERS, NUMERICAL_TYPES, QUESTION_TYPES, SpatialQuestion
 
 PUBLISHED_COLUMNS = ("id", "dataset", "scene_name", "question_type", "question", "options", "ground_truth")
-OPTIONAL_COLUMN = "pruned"
+OPTIONAL_COLUMNS = ("pruned", "video")  # the latter of this package: where the clip lies
 EVALUATION_KEYS = ("problem_id", "problem", "options", "original_question_type", "solution", "path")
 ROWS_AT_A_TIME = 1000
 
@@ -61,7 +61,7 @@ def _question(row: Any) -> SpatialQuestion:
         raise ValueError(f"a question must be an object, got a {type(row).__name__}")
     published = _as_published(row) if "problem_id" in row or "original_question_type" in row else row
     _require(published, PUBLISHED_COLUMNS)
-    number, options, pruned = published["id"], published["options"], published.get(OPTIONAL_COLUMN)
+    number, options, pruned = published["id"], published["options"], published.get("pruned")
     if not isinstance(number, (int, str)):
         raise ValueError(f"id must be a number or text, got {number!r}")
     if options is not None and not (
@@ -171,7 +171,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
             missing = [column for column in PUBLISHED_COLUMNS if column not in found]
             if missing:
                 raise ValueError(f"{path}: column {', '.join(missing)} missing, found {', '.join(found)}.")
-            columns = [*PUBLISHED_COLUMNS, *([OPTIONAL_COLUMN] if OPTIONAL_COLUMN in found else [])]
+            columns = [*PUBLISHED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in found)]
             batches = file.iter_batches(ROWS_AT_A_TIME, columns=columns)
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
