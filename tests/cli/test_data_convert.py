@@ -136,7 +136,7 @@ def test_scanqa_writes_conversations(suffix: str, run: Command, tmp_path: Path) 
     assert (result.code, result.out) == (0, f"Wrote {out}: 4 conversations on 2 scenes.\n")
     rows = list(read_conversations(out))
     assert [row.turns[1][1] for row in rows] == ["<answer>chair</answer>", "<answer>the chair</answer>"] * 2
-    assert {row.video for row in rows} == {"scannet/scene0000_00.mp4", "scannet/scene0002_00.mp4"}
+    assert {path for row in rows for path in row.videos} == {"scannet/scene0000_00.mp4", "scannet/scene0002_00.mp4"}
 
 
 def test_scanqa_takes_its_split_and_style(run: Command, tmp_path: Path) -> None:

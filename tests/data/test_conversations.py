@@ -31,8 +31,8 @@ ROWS = (
         "pictures", (), ("a.png", "b/ü.png"), (("human", "<image>\n<image>\nDie größere Tür?"), ("gpt", "B."))
     ),
     Conversation("both", ("clip.mp4",), ("map.png",), (("human", "<video> and <image>: where?"), ("gpt", "here"))),
-    Conversation("two", ("a.mp4", "b.mp4"), (), (("human", "<video> and <video>: same room?"), ("gpt", "no"))),
     Conversation("words", (), (), (("human", "Say yes."), ("gpt", "yes"))),
+    Conversation("two", ("a.mp4", "b.mp4"), (), (("human", "<video> and <video>: same room?"), ("gpt", "no"))),
 )
 
 

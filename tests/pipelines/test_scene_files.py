@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers
 from clips import write_clip
+from peft_versions import needs_adapter_switches
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -241,6 +242,7 @@ def test_where_a_weight_lies_in_memory_does_not_count(pipe: VideoQuestionAnsweri
         weight.data = kept
 
 
+@needs_adapter_switches
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_adapters_at_work_are_another_model(tiny_checkpoint: Path) -> None:
     """Switching one off leaves every weight as it is."""
