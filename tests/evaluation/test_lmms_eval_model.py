@@ -216,6 +216,24 @@ def test_what_is_said_of_generation_is_done(
     assert len(set(model.generate_until(drawn * 3))) > 1
 
 
+@pytest.mark.parametrize(("extract", "answer"), [(True, "B"), (False, "It is <answer>B</answer>")])
+def test_settings_of_the_model_reach_the_answers(
+    tiny_checkpoint: Path, home: Path, documents: list[Any], monkeypatch: pytest.MonkeyPatch, extract: bool, answer: str
+) -> None:
+    monkeypatch.setattr(vsibench, "base_cache_dir", str(home))
+    model = SpatialMLLM(str(tiny_checkpoint), device="cpu", max_new_tokens=5, extract_answer=extract, **FEW)
+    assert model.answerer is not None
+    decoded: list[list[int]] = []
+
+    def decode(tokens: torch.Tensor, **_: Any) -> list[str]:
+        decoded.append(list(tokens.shape))
+        return ["It is <answer>B</answer>"]
+
+    monkeypatch.setattr(model.answerer.pipe.processor, "batch_decode", decode)
+    assert model.generate_until(requests_of(model, documents[:1])) == [answer]
+    assert decoded == [[1, 5]]
+
+
 def test_a_public_v1_0_checkpoint_which_calls_itself_qwen2_5_vl_is_loaded(
     tiny_checkpoint: Path, reference: Path, tmp_path: Path
 ) -> None:

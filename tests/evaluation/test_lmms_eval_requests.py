@@ -215,7 +215,7 @@ def test_lmms_evals_default_delimiter_ends_no_answer(until: Any, expected: tuple
 
 def test_answers_end_before_the_first_stop_and_are_taken_out_of_their_block() -> None:
     said = {
-        "cut": "left USER: and then? right",
+        "cut": "left USER: and then? USER: right",
         "thought": "<think>It is\n\nbehind.</think>\n\n<answer> B </answer>",
         "stopped": "one <answer>two</answer>",
     }

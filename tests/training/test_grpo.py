@@ -15,9 +15,10 @@ from trl import GRPOConfig, GRPOTrainer
 from spatial_mllm_hf import SpatialMLLMForConditionalGeneration, SpatialMLLMProcessor
 from spatial_mllm_hf.data.synthetic_rendering import render
 from spatial_mllm_hf.data.synthetic_rooms import camera_path, make_room, write_clip
-from spatial_mllm_hf.training.grpo import SpatialMLLMGRPOTrainer
+from spatial_mllm_hf.training.grpo_trainer import SpatialMLLMGRPOTrainer, up_to_end
 
 FRAMES = {"num_frames": 4, "frame_sampling": "uniform"}
+TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")  # of the processor's output
 QUESTIONS = ("How many chairs?", "How long is the bed?")
 ROLLOUTS = 4
 
@@ -82,15 +83,38 @@ def lower_case(completions: list, **_: Any) -> list[float]:
     return [sum(letter.islower() for letter in text) / max(1, len(text)) for text in texts]
 
 
-def processed(processor: SpatialMLLMProcessor, clip: str, question: str) -> dict[str, Any]:
+def processed(processor: SpatialMLLMProcessor, chat: list[dict[str, Any]]) -> dict[str, Any]:
     return processor.apply_chat_template(
-        messages(clip, question),
+        chat,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
         processor_kwargs=FRAMES,
     )
+
+
+def make(
+    trainer_class: Any, model: Any, reward: Any, args: GRPOConfig, dataset: Dataset, processor: Any, **more: Any
+) -> Any:
+    """Any of our trainers."""
+    return trainer_class(
+        model, reward, args, train_dataset=dataset, processing_class=processor, processor_kwargs=FRAMES, **more
+    )
+
+
+def plain_log_probabilities(model: Any, ids: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+    """Of each token of one row `[1, L]` but the first, by a model that reads pixels."""
+    visual = {name: value for name, value in inputs.items() if name not in TOKENS}
+    with torch.no_grad():
+        logits = model(input_ids=ids, **visual).logits[0]
+    return logits[:-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+
+
+def run(trainer: SpatialMLLMGRPOTrainer) -> list[dict[str, float]]:
+    """What training logs."""
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "reward" in entry]
 
 
 class SeenRows:
@@ -114,8 +138,7 @@ class SeenRows:
             return  # generation
         self.calls += 1
         for ids, embeddings in zip(self._ids, kwargs["inputs_embeds"], strict=True):
-            text = self.processor.decode(ids)
-            (question,) = [question for question in QUESTIONS if question in text]
+            (question,) = [question for question in QUESTIONS if question in self.processor.decode(ids)]
             self.rows.append((question, embeddings[ids == self.video_token].detach()))
         self._ids = None
 
@@ -132,12 +155,13 @@ def own_features(
     """What the untouched model makes of each question's video."""
     features = {}
     for clip, question in zip(clips, QUESTIONS):
-        inputs = processed(processor, clip, question)
+        inputs = processed(processor, messages(clip, question))
         with torch.no_grad():
             output = model.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"])
         features[question] = output.pooler_output[0]
     first, second = features.values()
-    assert first.shape == second.shape and (first - second).abs().mean() > 0.1  # so that one can stand in for the other
+    assert first.shape == second.shape
+    assert (first - second).abs().mean() > 0.1
     return features
 
 
@@ -148,26 +172,32 @@ def watched(trainer: GRPOTrainer, processor: SpatialMLLMProcessor) -> SeenRows:
     return seen
 
 
-def test_every_row_sees_its_own_video(model, processor, clips, own_features, tmp_path) -> None:
+def test_every_row_sees_its_own_video(
+    model: SpatialMLLMForConditionalGeneration,
+    processor: SpatialMLLMProcessor,
+    clips: list[str],
+    own_features: dict[str, torch.Tensor],
+    tmp_path: Path,
+) -> None:
     """Of the policy and of the reference, after two prompts of different videos were shuffled and split."""
-    trainer = SpatialMLLMGRPOTrainer(
-        model,
-        lower_case,
-        settings(tmp_path),
-        train_dataset=prompts(clips),
-        processing_class=processor,
-        processor_kwargs=FRAMES,
-    )
+    trainer = make(SpatialMLLMGRPOTrainer, model, lower_case, settings(tmp_path), prompts(clips), processor)
     seen = watched(trainer, processor)
     trainer.train()
     questions = [question for question, _ in seen.rows]
     assert sorted(questions[:8]) == sorted(questions[8:]) == sorted(QUESTIONS * ROLLOUTS)  # reference, then policy
-    assert questions[8:] != sorted(questions[8:]) and questions[8:] != sorted(questions[8:], reverse=True)  # shuffled
+    assert questions[8:] != sorted(questions[8:])
+    assert questions[8:] != sorted(questions[8:], reverse=True)
     assert seen.calls == 8  # of 2 rows each
     seen.assert_own_videos(own_features)
 
 
-def test_with_the_stock_trainer_no_row_does(model, processor, clips, own_features, tmp_path) -> None:
+def test_with_the_stock_trainer_no_row_does(
+    model: SpatialMLLMForConditionalGeneration,
+    processor: SpatialMLLMProcessor,
+    clips: list[str],
+    own_features: dict[str, torch.Tensor],
+    tmp_path: Path,
+) -> None:
     """The same assertion fails; what stands in the video's place is the embedding of its placeholder."""
     processor.video_processor.num_frames = FRAMES["num_frames"]
     dataset = prompts(clips)
@@ -186,16 +216,14 @@ def test_with_the_stock_trainer_no_row_does(model, processor, clips, own_feature
         torch.testing.assert_close(embeddings, placeholder.detach().expand_as(embeddings))
 
 
-def test_a_video_is_encoded_once_for_rollouts_reference_and_policy(model, processor, clips, tmp_path) -> None:
+def test_a_video_is_encoded_once_for_rollouts_reference_and_policy(
+    model: SpatialMLLMForConditionalGeneration,
+    processor: SpatialMLLMProcessor,
+    clips: list[str],
+    tmp_path: Path,
+) -> None:
     args = settings(tmp_path, num_iterations=2, max_steps=2)  # two passes over what was generated once
-    trainer = SpatialMLLMGRPOTrainer(
-        model,
-        lower_case,
-        args,
-        train_dataset=prompts(clips),
-        processing_class=processor,
-        processor_kwargs=FRAMES,
-    )
+    trainer = make(SpatialMLLMGRPOTrainer, model, lower_case, args, prompts(clips), processor)
     assert trainer.ref_model.model.spatial_encoder is trainer.model.model.spatial_encoder  # nor kept twice
     calls = {"visual": 0, "vggt": 0, "connector": 0}
 
@@ -213,7 +241,8 @@ def test_a_video_is_encoded_once_for_rollouts_reference_and_policy(model, proces
     trainer.train()
     assert calls == {"visual": 2, "vggt": 2, "connector": 2}
     changed = {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
-    assert changed and all(".language_model." in name or name.startswith("lm_head") for name in changed)
+    assert changed
+    assert all(".language_model." in name or name.startswith("lm_head") for name in changed)
 
 
 class Recording(SpatialMLLMGRPOTrainer):
@@ -228,48 +257,158 @@ class Recording(SpatialMLLMGRPOTrainer):
         return output
 
 
-def test_log_probabilities_are_those_of_the_model_that_reads_pixels(model, processor, clips, tmp_path) -> None:
+def test_log_probabilities_are_those_of_the_model_that_reads_pixels(
+    model: SpatialMLLMForConditionalGeneration,
+    processor: SpatialMLLMProcessor,
+    clips: list[str],
+    tmp_path: Path,
+) -> None:
     """Row by row, without padding, without anything shared."""
     reference = copy.deepcopy(model).eval()
     dataset = prompts(clips, ("Short?", "A longer question, so that rows are padded?"))
     args = settings(tmp_path, learning_rate=0.0)
-    trainer = Recording(
-        model, lower_case, args, train_dataset=dataset, processing_class=processor, processor_kwargs=FRAMES
-    )
+    trainer = make(Recording, model, lower_case, args, dataset, processor)
     trainer.train()
-    inputs = {row["question"]: processed(processor, clip, row["question"]) for row, clip in zip(dataset, clips)}
+    inputs = {
+        row["question"]: processed(processor, messages(clip, row["question"])) for row, clip in zip(dataset, clips)
+    }
     compared = 0
     for input_ids, mask, kept, log_probabilities in trainer.records:
         for ids, valid, given in zip(input_ids, mask, log_probabilities, strict=True):
-            row = ids[valid][None]
-            (question,) = [question for question in inputs if question in processor.decode(row[0])]
-            visual = {name: inputs[question][name] for name in ("pixel_values_videos", "video_grid_thw")}
-            times = inputs[question]["second_per_grid_ts"]
-            with torch.no_grad():
-                logits = reference(input_ids=row, **visual, second_per_grid_ts=times).logits[0]
-            of_next = logits[:-1].log_softmax(-1).gather(1, row[0, 1:, None])[:, 0]
+            (question,) = [question for question in inputs if question in processor.decode(ids)]
+            expected = plain_log_probabilities(reference, ids[valid][None], inputs[question])
             length = int(valid[-kept:].sum())
-            torch.testing.assert_close(given[:length], of_next[-length:], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(given[:length], expected[-length:], atol=1e-4, rtol=1e-4)
             compared += length
     assert compared > 2 * 2 * ROLLOUTS
 
 
-def run(trainer: SpatialMLLMGRPOTrainer) -> list[dict[str, float]]:
-    trainer.train()
-    return [entry for entry in trainer.state.log_history if "reward" in entry]
+def test_the_same_question_is_learned_to_be_answered_by_what_the_video_shows(
+    model: SpatialMLLMForConditionalGeneration, processor: SpatialMLLMProcessor, clips: list[str], tmp_path: Path
+) -> None:
+    """Lower case is rewarded for one room and everything else for the other: who is blind gets one half."""
+    rows = [{"prompt": messages(clip, "Same?"), "wanted": wanted} for clip, wanted in zip(clips, ("lower", "other"))]
 
+    def reward(completions: list, wanted: list[str], **_: Any) -> list[float]:
+        shares = lower_case(completions)
+        return [share if kind == "lower" else 1 - share for share, kind in zip(shares, wanted)]
 
-def test_what_is_rewarded_becomes_more_frequent(model, processor, clips, tmp_path) -> None:
-    args = settings(tmp_path, max_steps=15, learning_rate=3e-3, num_generations=8, per_device_train_batch_size=4)
-    trainer = SpatialMLLMGRPOTrainer(
-        model,
-        lower_case,
-        args,
-        train_dataset=prompts(clips),
-        processing_class=processor,
-        processor_kwargs=FRAMES,
+    args = settings(
+        tmp_path,
+        max_steps=32,
+        learning_rate=3e-3,
+        lr_scheduler_type="constant",
+        num_generations=8,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=1,
+        max_completion_length=4,
+        gradient_checkpointing=False,
+        beta=0.01,
     )
+    logs = run(make(SpatialMLLMGRPOTrainer, model, reward, args, Dataset.from_list(rows), processor))
+    assert sum(entry["reward"] for entry in logs[:3]) / 3 < 0.65
+    assert sum(entry["reward"] for entry in logs[-3:]) / 3 > 0.8
+    assert logs[-1]["kl"] > logs[0]["kl"] >= 0
+
+
+def test_adapters_are_trained_against_the_model_without_them(
+    model: SpatialMLLMForConditionalGeneration,
+    processor: SpatialMLLMProcessor,
+    clips: list[str],
+    own_features: dict[str, torch.Tensor],
+    tmp_path: Path,
+) -> None:
+    lora = LoraConfig(r=2, target_modules=LORA_TARGET_MODULES, task_type="CAUSAL_LM")
+    args = settings(tmp_path, max_steps=3, learning_rate=1e-1)
+    trainer = make(SpatialMLLMGRPOTrainer, model, lower_case, args, prompts(clips), processor, peft_config=lora)
+    assert trainer.ref_model is None
+    seen = SeenRows(processor, model.config.video_token_id)
+    seen.watch(trainer.model.get_base_model())
     logs = run(trainer)
-    first, last = (sum(entry["reward"] for entry in part) / 3 for part in (logs[:3], logs[-3:]))
-    assert last > first + 0.3
-    assert logs[-1]["kl"] > logs[0]["kl"]
+    assert len(seen.rows) == 3 * 2 * 2 * ROLLOUTS
+    seen.assert_own_videos(own_features)
+    assert logs[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert logs[-1]["kl"] > 1e-4
+    trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name and "language_model" in name for name in trained)
+
+
+def test_adapters_of_what_is_shared_are_refused(
+    model: SpatialMLLMForConditionalGeneration, processor: SpatialMLLMProcessor, clips: list[str], tmp_path: Path
+) -> None:
+    lora = LoraConfig(r=2, target_modules=LORA_TARGET_MODULES, modules_to_save=["connector"], task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match="language model alone, but '.*connector.*LORA_TARGET_MODULES"):
+        make(SpatialMLLMGRPOTrainer, model, lower_case, settings(tmp_path), prompts(clips), processor, peft_config=lora)
+
+
+@pytest.mark.parametrize("option", ["use_vllm", "use_transformers_continuous_batching"])
+def test_generation_without_the_video_is_refused(
+    model: SpatialMLLMForConditionalGeneration,
+    processor: SpatialMLLMProcessor,
+    clips: list[str],
+    tmp_path: Path,
+    option: str,
+) -> None:
+    args = settings(tmp_path, **{option: True})
+    with pytest.raises(ValueError, match=f"{option}=True: .*[Ll]eave it out"):
+        make(SpatialMLLMGRPOTrainer, model, lower_case, args, prompts(clips), processor)
+
+
+def test_completions_never_hold_placeholders(
+    model: SpatialMLLMForConditionalGeneration, processor: SpatialMLLMProcessor, clips: list[str], tmp_path: Path
+) -> None:
+    """They would ask for features that are not there; a head that wants nothing else shows it."""
+    model.generation_config.suppress_tokens = None
+    placeholders = [model.config.video_token_id, model.config.image_token_id]
+    sampled: list[int] = []
+
+    def note(completions: list, completion_ids: list[list[int]], **_: Any) -> list[float]:
+        sampled.extend(token for ids in completion_ids for token in ids)
+        return [0.0] * len(completions)
+
+    def prefer(module: Any, args: Any, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.clone()
+        logits[..., placeholders] = 1e4
+        return logits
+
+    trainer = make(SpatialMLLMGRPOTrainer, model, note, settings(tmp_path), prompts(clips), processor)
+    trainer.model.lm_head.register_forward_hook(prefer)
+    trainer.train()
+    assert sampled and not set(sampled) & set(placeholders)
+
+
+def test_completions_end_at_the_end_of_a_turn() -> None:
+    assert up_to_end([5, 6, 2, 0, 0], [2, 3]) == [5, 6, 2]
+    assert up_to_end([2, 2], [2]) == [2]
+    assert up_to_end([5, 6], [2]) == [5, 6]  # cut off
+
+
+def test_prompts_of_pictures_and_of_text_alone_stand_beside_each_other(
+    model: SpatialMLLMForConditionalGeneration, processor: SpatialMLLMProcessor, clips: list[str], tmp_path: Path
+) -> None:
+    """And the log-probabilities of evaluation are computed likewise."""
+    picture = tmp_path / "picture.png"
+    Image.effect_noise((112, 84), 80).convert("RGB").save(picture)
+    contents = [
+        [{"type": "video", "video": clips[0]}, {"type": "text", "text": "A video?"}],
+        [{"type": "text", "text": "Nothing?"}],
+        [{"type": "image", "image": str(picture)}, {"type": "text", "text": "A picture?"}],
+        [{"type": "image", "image": str(picture)}] * 2 + [{"type": "text", "text": "One scene?"}],
+    ]
+    rows = [{"prompt": [{"role": "user", "content": content}]} for content in contents]
+    args = settings(tmp_path / "run", per_device_eval_batch_size=8, num_generations_eval=2)
+    trainer = make(Recording, model, lower_case, args, prompts(clips), processor)
+    metrics = trainer.evaluate(Dataset.from_list(rows))
+    assert 0 <= metrics["eval_reward"] <= 1
+    reference = trainer.ref_model.eval()
+    messages_of = {content[-1]["text"]: [{"role": "user", "content": content}] for content in contents}
+    compared = set()
+    for input_ids, mask, kept, log_probabilities in trainer.records:
+        for ids, valid, given in zip(input_ids, mask, log_probabilities, strict=True):
+            (text,) = [text for text in messages_of if text in processor.decode(ids)]
+            inputs = processed(processor, messages_of[text])
+            expected = plain_log_probabilities(reference, ids[valid][None], inputs)
+            length = int(valid[-kept:].sum())
+            torch.testing.assert_close(given[:length], expected[-length:], atol=1e-4, rtol=1e-4)
+            compared.add(text)
+    assert compared == set(messages_of)
