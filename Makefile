@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LMMS_VENV ?= .venv-lmms
+LMMS := $(LMMS_VENV)/bin/python
+LMMS_INSTALLED := $(LMMS_VENV)/.installed
+SITE_PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 
-.PHONY: demo test test-slow check compat compat-lowest bench bench-gpu bench-tradeoff bench-rooms bench-full-size bench-merge clean
+.PHONY: demo test test-slow check compat compat-lowest lmms-eval bench bench-gpu bench-tradeoff bench-rooms bench-full-size bench-merge clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): setup.cfg pyproject.toml
@@ -71,5 +75,20 @@ bench-merge: $(INSTALLED)
 bench-full-size: $(INSTALLED)
 	@$(BIN)/python benchmarks/full_size.py
 
+# lmms-eval 0.7.3 says av<16 and this package av>=17: no resolver finds both. One after the other they go in, and work
+# together; of all that is installed then, `pip check` finds fault with av alone. filelock 4 has lost a module that
+# lmms-eval imports. torch and whatever else is there already is that of $(VENV), behind the environment's own packages.
+$(LMMS_INSTALLED): $(INSTALLED)
+	@$(BIN)/python -m venv --clear $(LMMS_VENV)
+	@$(BIN)/python -c '$(SITE_PACKAGES)' > "$$($(LMMS) -c '$(SITE_PACKAGES)')/shared.pth"
+	@echo "Installing lmms-eval into $(LMMS_VENV) (1 GB; pip will name the conflict about av twice) ..."
+	@$(LMMS) -m pip install --quiet "lmms-eval==0.7.3" "filelock<4"
+	@$(LMMS) -m pip install --quiet --editable .
+	@touch $@
+
+## Spatial-MLLM inside lmms-eval, in an environment of its own: .venv-lmms.
+lmms-eval: $(LMMS_INSTALLED)
+	@$(LMMS) -m pytest tests/evaluation/test_lmms_eval_model.py tests/evaluation/test_lmms_eval_requests.py
+
 clean:
-	@rm -rf $(VENV) demo_output build dist src/*.egg-info
+	@rm -rf $(VENV) $(LMMS_VENV) demo_output build dist src/*.egg-info

@@ -46,7 +46,17 @@ def test_an_empty_file_and_no_file_hold_no_answers(tmp_path: Path) -> None:
     assert read_answers(tmp_path) == {}
 
 
-@pytest.mark.parametrize("line", ["not JSON", '{"id": "3"}', "[]", '{"id": "3", "prediction": "x", "frames": 7}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not JSON",
+        '{"id": "3"}',
+        "[]",
+        '{"id": "3", "prediction": "x", "frames": 7}',
+        '{"id": 3, "prediction": "x", "frames": []}',
+        '{"id": "3", "prediction": NaN, "frames": []}',
+    ],
+)
 def test_a_whole_line_that_is_no_answer_is_an_error_that_says_where(tmp_path: Path, line: str) -> None:
     path = write(tmp_path)
     path.write_text(path.read_text() + line + "\n")

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from evaluation_fakes import EchoBenchmark, EchoPipeline
 from spatial_mllm_hf.evaluation.answer_log import read_answers
 from spatial_mllm_hf.evaluation.benchmark_run import AnswerSettings, RunOptions, run_benchmark
 from spatial_mllm_hf.evaluation.evaluation_items import EvaluationItem
-from spatial_mllm_hf.evaluation.reports import RunReport
+from spatial_mllm_hf.evaluation.reports import RunReport, write_reports
 from spatial_mllm_hf.evaluation.run_record import checkpoint_revision
 
 
@@ -129,8 +130,11 @@ def test_shards_share_a_folder_and_the_last_one_reports(echo_items: list[Evaluat
 
 def test_a_limit_can_be_raised_later(echo_items: list[EvaluationItem], options: RunOptions) -> None:
     bench = EchoBenchmark(echo_items)
-    assert results(run_benchmark(bench, changed(options, limit=3), EchoPipeline), options.out)["questions"] == 3
+    part = results(run_benchmark(bench, changed(options, limit=3), EchoPipeline), options.out)
+    assert (part["questions"], part["questions_in_data"]) == (3, 20)
+    assert "They are the first of 20:" in (options.out / "report.md").read_text()
     assert results(run_benchmark(bench, options, EchoPipeline), options.out)["questions"] == 20
+    assert "They are the first" not in (options.out / "report.md").read_text()
     assert len((options.out / "answers.jsonl").read_text().splitlines()) == 20
 
 
@@ -143,7 +147,8 @@ def test_missing_videos_are_reported_count_as_wrong_and_can_be_tried_again(
     assert found["scores"]["echo"]["Micro"] == 75.0
     assert (found["answered"], list(found["unanswered_videos"])) == (15, ["b.mp4"])
     text = (options.out / "report.md").read_text()
-    assert "15 of 20 questions answered.\nThose that are not count as answered wrongly.\n- `b.mp4`: There is no" in text
+    assert "15 of 20 questions answered.\nThose that are not count as answered wrongly; `--retry-failed`" in text
+    assert "\n- `b.mp4`: There is no" in text
     (options.videos / "b.mp4").write_bytes(b"video")
     assert results(run_benchmark(bench, options, EchoPipeline), options.out)["answered"] == 15
     again = run_benchmark(bench, changed(options, retry_failed=True), EchoPipeline)
@@ -190,6 +195,41 @@ def test_a_smaller_batch_goes_on_with_the_run(echo_items: list[EvaluationItem], 
     run_benchmark(bench, changed(options, limit=7), EchoPipeline)
     smaller = changed(options, settings=AnswerSettings({}, {"max_new_tokens": 8}, 1))
     assert results(run_benchmark(bench, smaller, EchoPipeline), options.out)["answered"] == 20
+
+
+def test_another_batch_size_is_another_run_when_answers_are_drawn(
+    echo_items: list[EvaluationItem], options: RunOptions
+) -> None:
+    drawing = [AnswerSettings({}, {"do_sample": True}, batch_size) for batch_size in (2, 1)]
+    bench = EchoBenchmark(echo_items)
+    run_benchmark(bench, changed(options, limit=7, settings=drawing[0]), EchoPipeline)
+    with pytest.raises(ValueError, match="batch_size was 2 and is 1"):
+        run_benchmark(bench, changed(options, settings=drawing[1]), EchoPipeline)
+
+
+def test_shards_that_report_at_once_do_not_disturb_each_other(
+    echo_items: list[EvaluationItem], options: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = run_benchmark(EchoBenchmark(echo_items), options, EchoPipeline)
+    assert isinstance(report, RunReport)
+    before = (options.out / "results.json").read_bytes()
+    replace = Path.replace
+
+    def replace_late(path: Path, target: Path) -> Path:
+        time.sleep(0.01)  # so that all have written before the first of them goes on
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_late)
+    monkeypatch.setattr("spatial_mllm_hf.evaluation.reports.draw", lambda report, path: None)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: write_reports(report, options.out), range(4)))
+    assert (options.out / "results.json").read_bytes() == before
+
+
+def test_a_file_is_no_folder_for_a_run(echo_items: list[EvaluationItem], options: RunOptions, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--out .*file is a file, and a run needs a folder"):
+        run_benchmark(EchoBenchmark(echo_items), changed(options, out=tmp_path / "file"), EchoPipeline)
 
 
 def test_what_an_engine_gave_before_it_failed_is_kept(echo_items: list[EvaluationItem], options: RunOptions) -> None:

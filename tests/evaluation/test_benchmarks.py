@@ -12,7 +12,7 @@ from spatial_mllm_hf.evaluation.evaluation_items import EvaluationItem, checked_
 from spatial_mllm_hf.evaluation.published_scores import PUBLISHED, SCANQA_COLUMNS, SQA3D_COLUMNS, VSIBENCH_COLUMNS
 from spatial_mllm_hf.evaluation.scanqa import ScanQA
 from spatial_mllm_hf.evaluation.sqa3d import SQA3D
-from spatial_mllm_hf.evaluation.vsibench import VSIBench, to_item
+from spatial_mllm_hf.evaluation.vsibench import DATA_FILES, VSIBench, to_item
 
 COUNT = SpatialQuestion("1", "scannet", "scene0000_00", "object_counting", "How many chair(s)?", None, "4")
 CLOSEST = SpatialQuestion(
@@ -175,6 +175,18 @@ def test_data_is_a_file_a_folder_or_a_hub_data_set(tmp_path: Path) -> None:
         find_data_files(str(tmp_path), ("*.parquet",))
     with pytest.raises(ValueError, match=r"--data \./nowhere: there is no such file or folder"):
         find_data_files("./nowhere", ("*.parquet",))
+
+
+def test_of_vsibenchs_hub_data_set_the_two_files_that_make_up_the_whole_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = ["README.md", "arkitscenes.zip", "pruned_ids.txt", "test.jsonl", "test_debiased.parquet"]
+    published += ["test_pruned.parquet"]
+    items = "spatial_mllm_hf.evaluation.evaluation_items"
+    monkeypatch.setattr(f"{items}.HfApi.list_repo_files", lambda *_args, **_options: published)
+    monkeypatch.setattr(f"{items}.hf_hub_download", lambda _data, name, **_options: tmp_path / name)
+    found = find_data_files("nyu-visionx/VSI-Bench", DATA_FILES)
+    assert [path.name for path in found] == ["test_debiased.parquet", "test_pruned.parquet"]
 
 
 def test_two_questions_with_one_id_and_none_at_all_are_errors() -> None:
