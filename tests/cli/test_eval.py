@@ -70,7 +70,7 @@ def results(out: Path) -> dict[str, Any]:
 def undisturbed(benchmark: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbed."""
     out = tmp_path_factory.mktemp("undisturbed")
-    done = start(command(benchmark, tiny_checkpoint, out, "--write-model-index", str(out / "index.json")))
+    done = start(command(benchmark, tiny_checkpoint, out, "--write-model-index", str(out / "card" / "index.json")))
     assert done.returncode == 0, done.stderr
     assert "15 of 15 questions answered." in done.stdout
     assert "| **this run** | official-code |" in done.stdout
@@ -86,6 +86,8 @@ def test_a_run_leaves_answers_results_report_and_chart(undisturbed: Path, tiny_c
     assert set(found["scores"]) == {"official-code", "benchmark", "lenient"}
     assert found["scores"]["official-code"].keys() >= {"Count", "Rel. dir.", "Micro", "Macro"}
     assert found["scores"]["official-code"]["Route"] is None
+    qwen = {"model": "Qwen2.5-VL-3B", "source": "v1.1 README", "scores": {"Micro": 27.86, "Macro": 27.25}}
+    assert qwen in found["published"]
     lines = [json.loads(line) for line in (undisturbed / "answers.jsonl").read_text().splitlines()]
     assert [len(line["frames"][0]) for line in lines] == [4] * 15
     assert (undisturbed / "report.png").stat().st_size > 0
@@ -93,7 +95,7 @@ def test_a_run_leaves_answers_results_report_and_chart(undisturbed: Path, tiny_c
 
 
 def test_the_model_index_is_what_push_reads(undisturbed: Path) -> None:
-    found = {result.metric_type: result for result in read_results(undisturbed / "index.json")}
+    found = {result.metric_type: result for result in read_results(undisturbed / "card" / "index.json")}
     assert found["Micro"].dataset_name == "VSI-Bench"
     assert found["Micro"].metric_value == pytest.approx(
         results(undisturbed)["scores"]["official-code"]["Micro"], abs=0.01
@@ -211,6 +213,7 @@ def test_a_broken_and_a_missing_video_are_named_in_the_report(
         (("--data", "nowhere"), "--data nowhere: there is no such file or folder"),
         (("--videos", "nowhere"), "--videos nowhere: there is no such folder"),
         (("--num-frames", "3"), "num_frames must be"),
+        (("--limit", "2", "--write-model-index", "index.json"), "scores of the whole benchmark: leave --limit out"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -229,3 +232,6 @@ def test_a_shard_is_what_is_named_or_the_rank(monkeypatch: pytest.MonkeyPatch) -
     assert resolve_shard(None, "local") == (1, 4)
     assert resolve_shard("0/2", "local") == (0, 2)
     assert resolve_shard(None, "ray") is None
+    monkeypatch.delenv("RANK")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 4 and RANK is not set"):
+        resolve_shard(None, "local")

@@ -17,6 +17,7 @@ def folder(tmp_path: Path, room_clip: Path) -> Path:
         shutil.copy(room_clip, videos / name)
     (videos / "c.mkv").write_bytes(b"this is no video")
     (videos / "notes.txt").write_text("no video, and not taken for one")
+    (videos / "frames.mp4").mkdir()  # nor is a folder
     return videos
 
 

@@ -75,6 +75,8 @@ def evaluate(
     common.resolve_dtype(dtype), common.check_model(model)
     if not videos.is_dir():
         raise ValueError(f"--videos {videos}: there is no such folder.")
+    if write_model_index is not None and limit is not None:
+        raise ValueError("--write-model-index publishes scores of the whole benchmark: leave --limit out.")
     common.quiet_transformers()
     from ..evaluation.benchmark_run import AnswerSettings, RunOptions, run_benchmark
 
@@ -108,11 +110,16 @@ def resolve_shard(shard: str | None, engine: str) -> tuple[int, int] | None:
     """The part of this process: as named, or its rank under torchrun or accelerate; None if it is alone.
 
     Raises:
-        ValueError: for another form, or a shard together with Ray, which shares the work out itself.
+        ValueError: for another form, a shard together with Ray, which shares the work out itself, or processes that
+            do not know their rank.
     """
     if shard is None:
         count = int(os.environ.get("WORLD_SIZE", "1"))
-        return (int(os.environ["RANK"]), count) if count > 1 and engine == "local" else None
+        if count == 1 or engine == "ray":
+            return None
+        if "RANK" not in os.environ:
+            raise ValueError(f"WORLD_SIZE is {count} and RANK is not set: unset the first, or give --shard i/n.")
+        return int(os.environ["RANK"]), count
     if engine == "ray":
         raise ValueError("--shard and --engine ray exclude each other: Ray shares the scenes out among its actors.")
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
@@ -153,6 +160,7 @@ def _benchmark(name: Name, prompt: Prompt, scoring: Scoring, edition: Literal["f
 def _write_model_index(report: "RunReport", path: Path) -> None:
     from ..evaluation.reports import model_index
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"model-index": model_index(report)}, indent=2) + "\n", encoding="utf-8")
 
 

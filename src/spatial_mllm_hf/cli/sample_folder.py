@@ -16,7 +16,8 @@ from .sample import describe_choice, write_frames
 def videos_in(folder: str) -> list[Path]:
     """The video files of a folder, sorted; none if it is no folder."""
     path = Path(folder)
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES) if path.is_dir() else []
+    files = path.iterdir() if path.is_dir() else ()
+    return sorted(file for file in files if file.suffix.lower() in VIDEO_SUFFIXES and not file.is_dir())
 
 
 def sample_videos(

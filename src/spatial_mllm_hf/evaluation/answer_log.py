@@ -91,7 +91,10 @@ def _parse(line: bytes, place: str) -> Answer:
     try:
         values: dict[str, Any] = json.loads(line)
         frames = tuple(tuple(video) for video in values.pop("frames"))
-        return Answer(frames=frames, **values)
+        answer = Answer(frames=frames, **values)
+        if not isinstance(answer.id, str) or not isinstance(answer.prediction, str | None):
+            raise TypeError("id and prediction must be texts")
+        return answer
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{place} is not an answer ({error}). Delete that line: its question is asked again."

@@ -82,7 +82,7 @@ def run_benchmark(
     answers = read_answers(options.out)
     if left := sum(item.id not in answers for item in items):
         return left
-    report = summarize(benchmark, items, answers, record)
+    report = summarize(benchmark, items, answers, record, len(everything))
     write_reports(report, options.out)
     return report
 

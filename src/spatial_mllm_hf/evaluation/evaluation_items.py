@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from huggingface_hub import HfApi, hf_hub_download
@@ -122,7 +122,7 @@ def find_data_files(data: str, patterns: Sequence[str]) -> list[Path]:
         raise ValueError(f"The folder {data} holds none of {', '.join(patterns)}.")
     if data.count("/") != 1 or data.startswith((".", "/", "~")):
         raise ValueError(f"--data {data}: there is no such file or folder, and it is not the name of a Hub data set.")
-    names = [Path(name) for name in HfApi().list_repo_files(data, repo_type="dataset")]
+    names = [PurePosixPath(name) for name in HfApi().list_repo_files(data, repo_type="dataset")]
     for pattern in patterns:
         if matching := sorted(name for name in names if name.match(pattern)):
             return [Path(hf_hub_download(data, str(name), repo_type="dataset")) for name in matching]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
@@ -31,7 +32,8 @@ class RunReport:
         benchmark: which.
         table: its scores.
         record: what the run depends on, as in `run.json`.
-        num_items: questions that belong to the run.
+        num_available: questions that the data holds.
+        num_items: those that belong to the run; fewer if it has a limit.
         num_answered: of them, those that the model answered.
         problems: why others were not asked, by the video's path.
     """
@@ -39,6 +41,7 @@ class RunReport:
     benchmark: Benchmark
     table: ScoreTable
     record: Mapping[str, Any]
+    num_available: int
     num_items: int
     num_answered: int
     problems: Mapping[str, str]
@@ -49,30 +52,42 @@ class RunReport:
 
 
 def summarize(
-    benchmark: Benchmark, items: Sequence[EvaluationItem], answers: Mapping[str, Answer], record: Mapping[str, Any]
+    benchmark: Benchmark,
+    items: Sequence[EvaluationItem],
+    answers: Mapping[str, Answer],
+    record: Mapping[str, Any],
+    num_available: int,
 ) -> RunReport:
-    """Scores a run. A question that could not be asked counts as answered wrongly."""
+    """Scores a run. A question that could not be asked counts as answered wrongly.
+
+    Args:
+        num_available: questions that the data holds, of which `items` may be the first.
+    """
     of_run = [(item, answers[item.id]) for item in items if item.id in answers]
     predictions = {item.id: answer.prediction for item, answer in of_run if answer.prediction is not None}
     problems = {item.video: str(answer.problem) for item, answer in of_run if answer.prediction is None}
-    return RunReport(benchmark, benchmark.score(items, predictions), record, len(items), len(predictions), problems)
+    table = benchmark.score(items, predictions)
+    return RunReport(benchmark, table, record, num_available, len(items), len(predictions), problems)
 
 
 def write_reports(report: RunReport, folder: Path) -> None:
-    """Writes `results.json`, `report.md` and, where matplotlib is installed, `report.png`."""
+    """Writes `results.json`, `report.md` and, where matplotlib is installed, `report.png`; one process at a time."""
     results = {
         **report.record,
+        "questions_in_data": report.num_available,
         "questions": report.num_items,
         "answered": report.num_answered,
         "unanswered_videos": dict(report.problems),
         "headline": report.table.headline,
         "scores": {way: dict(scores) for way, scores in report.table.rows.items()},
+        "published": [row._asdict() for row in PUBLISHED[report.benchmark.name]],
         "notes": list(report.table.notes),
     }
-    _replace(folder / RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    _replace(folder / REPORT, markdown(report))
-    if importlib.util.find_spec("matplotlib") is not None:
-        draw(report, folder / CHART)
+    with FileLock(folder / f"{RESULTS}.lock"):  # all shards of a finished run report it
+        _replace(folder / RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        _replace(folder / REPORT, markdown(report))
+        if importlib.util.find_spec("matplotlib") is not None:
+            draw(report, folder / CHART)
 
 
 def _replace(path: Path, text: str) -> None:
@@ -97,8 +112,12 @@ def markdown(report: RunReport) -> str:
     ]
     lines += [_line(row.model, row.source, columns, row.scores) for row in PUBLISHED[report.benchmark.name]]
     lines += ["", f"{report.num_answered} of {report.num_items} questions answered."]
+    if report.num_items < report.num_available:
+        lines.append(
+            f"They are the first of {report.num_available}: these scores do not compare with those of the whole."
+        )
     if report.num_missing:
-        lines.append("Those that are not count as answered wrongly.")
+        lines.append("Those that are not count as answered wrongly; `--retry-failed` asks them again.")
     lines += [f"- `{video}`: {problem}" for video, problem in list(report.problems.items())[:PROBLEMS_SHOWN]]
     if len(report.problems) > PROBLEMS_SHOWN:
         lines.append(f"- and {len(report.problems) - PROBLEMS_SHOWN} videos more (all are in {RESULTS})")

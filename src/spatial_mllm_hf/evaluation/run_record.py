@@ -10,7 +10,7 @@ from filelock import FileLock
 from transformers import AutoConfig
 
 RECORD = "run.json"
-FREE_TO_CHANGE = ("batch_size",)  # when a run goes on: an answer does not depend on it but for rounding
+FREE_TO_CHANGE = ("batch_size",)  # when a run goes on: a greedy answer does not depend on it but for rounding
 PACKAGES = ("spatial-mllm-hf", "torch", "transformers", "av")
 
 
@@ -36,8 +36,10 @@ def begin_run(folder: Path, record: dict[str, Any]) -> None:
     """Writes the record of a new run, or compares it with that of the run that is already in the folder.
 
     Raises:
-        ValueError: if the folder holds another run; names each difference.
+        ValueError: if the folder holds another run, names each difference; or if it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file, and a run needs a folder: give the name of a new one.")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RECORD
     with FileLock(f"{path}.lock"):  # several workers may begin one run
@@ -55,7 +57,8 @@ def begin_run(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _bound(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in FREE_TO_CHANGE}
+    drawn = record["settings"]["generation"].get("do_sample", False)  # answers that are drawn go by the batch
+    return {name: value for name, value in record.items() if drawn or name not in FREE_TO_CHANGE}
 
 
 def _differences(known: Any, wanted: Any, name: str = "") -> list[str]:
