@@ -213,6 +213,8 @@ def test_a_broken_and_a_missing_video_are_named_in_the_report(
         (("--data", "nowhere"), "--data nowhere: there is no such file or folder"),
         (("--videos", "nowhere"), "--videos nowhere: there is no such folder"),
         (("--num-frames", "3"), "num_frames must be"),
+        (("--workers", "2"), "--workers 2 needs --engine ray"),
+        (("--temperature", "inf"), "--temperature must be a finite number, got inf"),
         (("--limit", "2", "--write-model-index", "index.json"), "scores of the whole benchmark: leave --limit out"),
     ],
 )

@@ -242,3 +242,35 @@ def test_what_an_engine_gave_before_it_failed_is_kept(echo_items: list[Evaluatio
         run_benchmark(EchoBenchmark(echo_items), options, EchoPipeline, failing)
     assert len(read_answers(options.out)) == 5
     assert results(run_benchmark(EchoBenchmark(echo_items), options, EchoPipeline), options.out)["answered"] == 20
+
+
+def test_a_folder_without_any_of_the_videos_is_a_mistake_and_leaves_no_answers(
+    echo_items: list[EvaluationItem], options: RunOptions, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(ValueError, match=r"elsewhere: none of the 4 videos is there\. .*a\.mp4 was looked for"):
+        run_benchmark(EchoBenchmark(echo_items), changed(options, videos=elsewhere), EchoPipeline)
+    assert read_answers(options.out) == {}
+    assert results(run_benchmark(EchoBenchmark(echo_items), options, EchoPipeline), options.out)["answered"] == 20
+
+
+def test_a_run_without_answers_says_that_its_folder_can_go(
+    echo_items: list[EvaluationItem], options: RunOptions
+) -> None:
+    def fail() -> None:
+        raise ValueError("num_frames must be even, got 3.")
+
+    with pytest.raises(ValueError, match="must be even"):
+        run_benchmark(EchoBenchmark(echo_items), options, fail)
+    other = changed(options, settings=AnswerSettings({}, {"max_new_tokens": 8}, 2, seed=1))
+    with pytest.raises(ValueError, match=r"seed was 0 and is 1.* It has no answers yet: delete it"):
+        run_benchmark(EchoBenchmark(echo_items), other, EchoPipeline)
+
+
+def test_other_files_beside_a_checkpoint_do_not_make_it_another(model: Path) -> None:
+    before = checkpoint_revision(str(model))
+    (model / "scores.json").write_text("{}")
+    assert checkpoint_revision(str(model)) == before
+    (model / "tokenizer.json").write_text("{}")
+    assert checkpoint_revision(str(model)) != before

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from spatial_mllm_hf.data.spatial_questions import SpatialQuestion
 from spatial_mllm_hf.evaluation.evaluation_items import EvaluationItem, checked_items, digest_items, find_data_files
@@ -182,11 +183,17 @@ def test_of_vsibenchs_hub_data_set_the_two_files_that_make_up_the_whole_are_take
 ) -> None:
     published = ["README.md", "arkitscenes.zip", "pruned_ids.txt", "test.jsonl", "test_debiased.parquet"]
     published += ["test_pruned.parquet"]
-    items = "spatial_mllm_hf.evaluation.evaluation_items"
-    monkeypatch.setattr(f"{items}.HfApi.list_repo_files", lambda *_args, **_options: published)
-    monkeypatch.setattr(f"{items}.hf_hub_download", lambda _data, name, **_options: tmp_path / name)
+
+    def download(data: str, repo_type: str, allow_patterns: list[str]) -> str:
+        assert (data, repo_type) == ("nyu-visionx/VSI-Bench", "dataset")
+        for name in filter_repo_objects(published, allow_patterns=allow_patterns):
+            (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("spatial_mllm_hf.evaluation.evaluation_items.snapshot_download", download)
     found = find_data_files("nyu-visionx/VSI-Bench", DATA_FILES)
     assert [path.name for path in found] == ["test_debiased.parquet", "test_pruned.parquet"]
+    assert not (tmp_path / "arkitscenes.zip").exists(), "gigabytes that nobody asked for"
 
 
 def test_two_questions_with_one_id_and_none_at_all_are_errors() -> None:
@@ -195,6 +202,21 @@ def test_two_questions_with_one_id_and_none_at_all_are_errors() -> None:
         checked_items([item, item], "file.json")
     with pytest.raises(ValueError, match=r"file\.json holds no questions"):
         checked_items([], "file.json")
+
+
+@pytest.mark.parametrize("token", ["<|video_pad|>", "<|image_pad|>"])
+def test_a_question_that_holds_a_placeholder_is_named(token: str) -> None:
+    item = EvaluationItem("7", "a.mp4", f"What is {token}?", {})
+    with pytest.raises(ValueError, match="question '7' holds"):
+        checked_items([item], "file.json")
+
+
+def test_details_hold_what_the_table_leaves_out() -> None:
+    items = [to_item(question, "official-code") for question in (COUNT, CLOSEST)]
+    details = VSIBench().score(items, {"1": "4", "2": "A"}).details["official-code"]
+    assert details["by_type"] == {"object_counting": 1.0, "object_rel_distance": 0.0}
+    assert details["counts"] == {"object_counting": 1, "object_rel_distance": 1}
+    assert (details["numerical"], details["multiple_choice"]) == (1.0, 0.0)
 
 
 def test_the_digest_tells_prompts_and_truths_apart() -> None:

@@ -96,6 +96,20 @@ def check_model(model: str) -> str:
     return model
 
 
+def absolute_model(model: str) -> str:
+    """The folder's absolute path, as a worker elsewhere needs it; the name of a repository as it is."""
+    return os.path.abspath(model) if os.path.isdir(model) else model
+
+
+def check_workers(engine: str, workers: int) -> None:
+    """
+    Raises:
+        ValueError: for several workers without Ray.
+    """
+    if engine == "local" and workers > 1:
+        raise ValueError(f"--workers {workers} needs --engine ray; without it there is one, this process.")
+
+
 def load_processor(model: str) -> "SpatialMLLMProcessor":
     """The checkpoint's processor, ours also where a public checkpoint names Qwen2.5-VL's."""
     from ..processing.processing_spatial_mllm import SpatialMLLMProcessor

@@ -6,6 +6,7 @@ has its answer.
 """
 
 import json
+import math
 import os
 import re
 import sys
@@ -71,8 +72,13 @@ def evaluate(
     dtype: str = common.DtypeOption,
 ) -> None:
     """Score a model on VSI-Bench, ScanQA or SQA3D."""
-    part, device = resolve_shard(shard, engine), resolve_local_device(device)
+    part = resolve_shard(shard, engine)
+    if engine == "local":
+        device = resolve_local_device(device)
     common.resolve_dtype(dtype), common.check_model(model)
+    common.check_workers(engine, workers)
+    if not math.isfinite(temperature):
+        raise ValueError(f"--temperature must be a finite number, got {temperature}.")
     if not videos.is_dir():
         raise ValueError(f"--videos {videos}: there is no such folder.")
     if write_model_index is not None and limit is not None:
@@ -90,10 +96,10 @@ def evaluate(
     generation = {"max_new_tokens": max_new_tokens or chosen.max_new_tokens, "do_sample": temperature > 0}
     generation |= _given(temperature=temperature or None)
     settings = AnswerSettings(sampling, generation, batch_size, seed)
-    options = RunOptions(data, videos, out, model, settings, dtype, limit, part, retry_failed)
-    load = partial(common.load_pipeline, model, device, dtype)
+    options = RunOptions(data, videos.absolute(), out, model, settings, dtype, limit, part, retry_failed)
+    load = partial(common.load_pipeline, common.absolute_model(model), device, dtype)
     with common.Counter("questions") as counter:
-        result = run_benchmark(chosen, options, load, make_engine(engine, workers, device), counter.show)
+        result = run_benchmark(chosen, options, load, make_engine(engine, workers), counter.show)
     if isinstance(result, int):
         sys.stderr.write(f"{result} questions are left to other shards; the last one writes the report.\n")
         return
@@ -135,13 +141,11 @@ def resolve_local_device(device: str) -> str:
     return f"{found.type}:{rank}" if device == "auto" and rank is not None and found.type != "cpu" else device
 
 
-def make_engine(name: str, workers: int, device: str) -> Any:
-    """`run_here`, or Ray with so many actors, each with a GPU of its own where the device is one."""
+def make_engine(name: str, workers: int) -> Any:
+    """`run_here`, or Ray with so many actors."""
     from ..evaluation.engines import run_here, run_on_ray
 
-    if name == "local":
-        return run_here
-    return partial(run_on_ray, num_workers=workers, num_gpus=float(common.resolve_device(device).type == "cuda"))
+    return run_here if name == "local" else partial(run_on_ray, num_workers=workers)
 
 
 def _benchmark(name: Name, prompt: Prompt, scoring: Scoring, edition: Literal["full", "debiased"]) -> "Benchmark":
@@ -154,6 +158,8 @@ def _benchmark(name: Name, prompt: Prompt, scoring: Scoring, edition: Literal["f
 
     if prompt not in ("official-code", "sft"):
         raise ValueError(f"--prompt {prompt}: {name} is asked with official-code or sft.")
+    if (scoring, edition) != ("official-code", "full"):
+        raise ValueError(f"--scoring and --edition are VSI-Bench's: leave them out for {name}.")
     return ScanQA(prompt) if name == "scanqa" else SQA3D(prompt)
 
 

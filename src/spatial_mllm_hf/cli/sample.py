@@ -5,6 +5,7 @@ Given a folder of videos it takes one after the other, or several at once on Ray
 
 import importlib.util
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -54,16 +55,21 @@ def sample(
             "--plot, --ply and --glb show what space-aware sampling saw, and --frame-sampling uniform looks at no "
             "geometry: leave it out (--plot compares the choice with uniform frames)."
         )
-    torch_device, torch_dtype = common.resolve_device(device), common.resolve_dtype(dtype)
+    if engine == "local":
+        common.resolve_device(device)
+    common.resolve_dtype(dtype)
+    common.check_workers(engine, workers)
     options = {"frame_sampling": frame_sampling, "num_frames": num_frames}
     options = {name: value for name, value in options.items() if value is not None}
-    load = partial(_load_video_processor, model, frame_sampling, torch_device, torch_dtype)
+    load = partial(_load_video_processor, common.absolute_model(model), frame_sampling, device, dtype)
     from . import sample_folder
+    from .evaluate import make_engine
 
-    if videos := sample_folder.videos_in(video):
+    if videos := sample_folder.videos_in(video if engine == "local" else os.path.abspath(video)):
         if wants_scene or contact_sheet is not None:
             raise ValueError("--plot, --ply, --glb and --contact-sheet show one video, and this is a folder of videos.")
-        sample_folder.sample_videos(videos, load, options, out, engine, workers, device)
+        out = None if out is None else out.absolute()
+        sample_folder.sample_videos(videos, load, options, out, make_engine(engine, workers))
         return
     source = common.resolve_video(video)
     with common.Stages("load", "decode", "geometry") as stages:
@@ -112,7 +118,7 @@ def _write_scene(
         point_cloud.write_glb(scene, glb, max_points)
 
 
-def _load_video_processor(model: str, frame_sampling: str, device: Any, dtype: Any) -> Any:
+def _load_video_processor(model: str, frame_sampling: str, device: str, dtype: str) -> Any:
     common.quiet_transformers()
     from ..processing.video_processing_spatial_mllm import SpatialMLLMVideoProcessor
 
@@ -120,7 +126,7 @@ def _load_video_processor(model: str, frame_sampling: str, device: Any, dtype: A
         return SpatialMLLMVideoProcessor()  # no model has a say in this
     processor = common.load_processor(common.check_model(model))
     if frame_sampling == "space_aware":
-        processor.load_geometry(device=device, dtype=dtype)
+        processor.load_geometry(device=common.resolve_device(device), dtype=common.resolve_dtype(dtype))
     return processor.video_processor
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..evaluation.evaluation_items import VIDEO_SUFFIXES
 from . import common
-from .evaluate import make_engine
 from .sample import describe_choice, write_frames
 
 
@@ -25,9 +24,7 @@ def sample_videos(
     load: Callable[[], Any],
     options: dict[str, Any],
     out: Path | None,
-    engine: str,
-    workers: int,
-    device: str,
+    engine: Callable[..., Iterator[dict[str, Any]]],
 ) -> None:
     """Prints which frames of each video are chosen, as the work on it ends.
 
@@ -35,14 +32,14 @@ def sample_videos(
         load: gives the video processor, with its geometry.
         options: of `choose_frames`.
         out: a folder that gets a folder of PNG files for each video.
+        engine: `run_here` or `run_on_ray`.
 
     Raises:
         ValueError: if not a single video could be read.
     """
     failed = 0
     with common.Counter("videos") as counter:
-        run = make_engine(engine, workers, device)
-        for done, line in enumerate(run(videos, partial(VideoSampler, load, options, out)), start=1):
+        for done, line in enumerate(engine(videos, partial(VideoSampler, load, options, out)), start=1):
             failed += "problem" in line
             sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
             sys.stdout.flush()

@@ -7,7 +7,7 @@ The folder holds `run.json` (what the run depends on), `answers*.jsonl`, and in 
 `report.png`. Calling it again goes on with what is left.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,18 +67,22 @@ def run_benchmark(
         The report; or how many questions other shards have left, while there are any.
 
     Raises:
-        ValueError: if the data cannot be read, the folder holds another run, or another process writes to it.
+        ValueError: if the data cannot be read, none of the videos is there, the folder holds another run, or another
+            process writes to it.
     """
     everything = benchmark.read_items(options.data)
     record = _record(benchmark, options, digest_items(everything))
     begin_run(options.out, record)
     items = everything[: options.limit]
-    known = read_answers(options.out)
-    if options.retry_failed:
-        known = without_problems(known)
-    work = plan_work(items, options.videos, known, options.shard or (0, 1))
-    if work:
-        _ask(work, partial(SceneAnswerer, load, options.settings), options, engine, progress)
+    name = "answers.jsonl" if options.shard is None else "answers-{}-of-{}.jsonl".format(*options.shard)
+    with AnswerLog(options.out / name) as log:
+        known = read_answers(options.out)
+        if options.retry_failed:
+            known = without_problems(known)
+        work = plan_work(items, options.videos, known, options.shard or (0, 1))
+        if not known:
+            _check_videos(work, options.videos)
+        _ask(log, engine(work, partial(SceneAnswerer, load, options.settings)), work, progress)
     answers = read_answers(options.out)
     if left := sum(item.id not in answers for item in items):
         return left
@@ -106,18 +110,24 @@ def _record(benchmark: Benchmark, options: RunOptions, questions: str) -> dict[s
     }
 
 
+def _check_videos(work: Sequence[SceneWork], videos: Path) -> None:
+    """A run that begins finds at least one of its videos: a folder that is the wrong one is a mistake, not a score."""
+    if work and not any(scene.video.is_file() for scene in work):
+        raise ValueError(
+            f"--videos {videos}: none of the {len(work)} videos is there. {work[0].video} was looked for, and "
+            f"{work[0].video.name} in the folder itself."
+        )
+
+
 def _ask(
+    log: AnswerLog,
+    answered: Iterable[Sequence[Answer]],
     work: Sequence[SceneWork],
-    make_worker: Callable[[], Worker],
-    options: RunOptions,
-    engine: Engine,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    name = "answers.jsonl" if options.shard is None else "answers-{}-of-{}.jsonl".format(*options.shard)
     total, done = sum(scene.num_left for scene in work), 0
-    with AnswerLog(options.out / name) as log:
-        for answers in engine(work, make_worker):
-            log.append(answers)
-            done += len(answers)
-            if progress is not None:
-                progress(done, total)
+    for answers in answered:
+        log.append(answers)
+        done += len(answers)
+        if progress is not None:
+            progress(done, total)

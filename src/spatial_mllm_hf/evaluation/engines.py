@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+MAX_RETRIES = 3  # of a piece whose actor dies: one that always kills its actor ends the work
 W = TypeVar("W")
 R = TypeVar("R")
 Worker = Callable[[W], Iterator[R]]
@@ -23,7 +24,7 @@ def run_here(work: Sequence[W], make_worker: Callable[[], Worker[W, R]]) -> Iter
 
 
 def run_on_ray(
-    work: Sequence[W], make_worker: Callable[[], Worker[W, R]], num_workers: int, num_gpus: float = 0
+    work: Sequence[W], make_worker: Callable[[], Worker[W, R]], num_workers: int, num_gpus: float | None = None
 ) -> Iterator[R]:
     """Does the work in `num_workers` Ray actors, each of which makes its worker once; a piece's results come together.
 
@@ -31,7 +32,7 @@ def run_on_ray(
         work: picklable pieces.
         make_worker: picklable.
         num_workers: actors, at least 1.
-        num_gpus: GPUs that each actor asks for.
+        num_gpus: GPUs that each actor asks for; by default one, where the cluster has any.
 
     Raises:
         ValueError: if Ray is not installed, or `num_workers` is below 1.
@@ -46,6 +47,8 @@ def run_on_ray(
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
+    if num_gpus is None:
+        num_gpus = float(ray.cluster_resources().get("GPU", 0) > 0)
     pieces = ray.data.from_items(
         [{"piece": pickle.dumps(piece)} for piece in work], override_num_blocks=max(len(work), num_workers)
     )
@@ -55,6 +58,7 @@ def run_on_ray(
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_gpus=num_gpus,
+        max_task_retries=MAX_RETRIES,
     )
     for row in done.iter_rows():
         yield from pickle.loads(row["results"])

@@ -7,12 +7,15 @@ table of scores; the runner between the two knows neither questions nor metrics.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError
 
+FreeFormPrompt = Literal["official-code", "sft"]  # of ScanQA and SQA3D
+PLACEHOLDERS = ("<|video_pad|>", "<|image_pad|>")  # of Qwen2.5-VL's tokenizer
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
@@ -42,12 +45,14 @@ class ScoreTable:
         rows: for each way of scoring, its scores by column; None where a score cannot be computed.
         headline: the row that the user chose.
         notes: what a reader has to know, a sentence each.
+        details: more than the table shows, by way of scoring, as JSON.
     """
 
     columns: tuple[str, ...]
     rows: Mapping[str, Mapping[str, float | None]]
     headline: str
     notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Benchmark(Protocol):
@@ -80,7 +85,7 @@ def checked_items(items: Iterable[EvaluationItem], data: str) -> list[Evaluation
     """The items in a list.
 
     Raises:
-        ValueError: if there are none, or two have one id.
+        ValueError: if there are none, two have one id, or one holds a placeholder of the model's.
     """
     found = list(items)
     if not found:
@@ -88,7 +93,9 @@ def checked_items(items: Iterable[EvaluationItem], data: str) -> list[Evaluation
     seen: set[str] = set()
     for item in found:
         if item.id in seen:
-            raise ValueError(f"{data}: two questions have the id {item.id!r}; ids must be unique.")
+            raise ValueError(f"{data}: two questions have the id {item.id!r}; give --data one file with unique ids.")
+        if placeholder := next((token for token in PLACEHOLDERS if token in item.prompt), None):
+            raise ValueError(f"{data}: question {item.id!r} holds {placeholder}, which stands for pixels; take it out.")
         seen.add(item.id)
     return found
 
@@ -115,18 +122,24 @@ def find_data_files(data: str, patterns: Sequence[str]) -> list[Path]:
     path = Path(data)
     if path.is_file():
         return [path]
-    if path.is_dir():
-        for pattern in patterns:
-            if found := sorted(path.rglob(pattern)):
-                return found
-        raise ValueError(f"The folder {data} holds none of {', '.join(patterns)}.")
-    if data.count("/") != 1 or data.startswith((".", "/", "~")):
-        raise ValueError(f"--data {data}: there is no such file or folder, and it is not the name of a Hub data set.")
-    names = [PurePosixPath(name) for name in HfApi().list_repo_files(data, repo_type="dataset")]
+    if not path.is_dir():
+        path = _download(data, patterns)
     for pattern in patterns:
-        if matching := sorted(name for name in names if name.match(pattern)):
-            return [Path(hf_hub_download(data, str(name), repo_type="dataset")) for name in matching]
-    raise ValueError(f"The data set {data} holds none of {', '.join(patterns)}.")
+        if found := sorted(path.rglob(pattern)):
+            return found
+    raise ValueError(f"--data {data} holds none of {', '.join(patterns)}.")
+
+
+def _download(data: str, patterns: Sequence[str]) -> Path:
+    """The folder of a Hub data set's files of these names; what is in the Hub's cache needs no network."""
+    unknown = f"--data {data}: there is no such file or folder, and it is not the name of a Hub data set."
+    if data.count("/") != 1 or data.startswith((".", "/", "~")):
+        raise ValueError(unknown)
+    wanted = [name for pattern in patterns for name in (pattern, f"*/{pattern}")]
+    try:
+        return Path(snapshot_download(data, repo_type="dataset", allow_patterns=wanted))
+    except RepositoryNotFoundError as error:
+        raise ValueError(unknown) from error
 
 
 def find_video(videos: Path, relative: str) -> Path:

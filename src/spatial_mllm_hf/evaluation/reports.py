@@ -81,6 +81,7 @@ def write_reports(report: RunReport, folder: Path) -> None:
         "headline": report.table.headline,
         "scores": {way: dict(scores) for way, scores in report.table.rows.items()},
         "published": [row._asdict() for row in PUBLISHED[report.benchmark.name]],
+        "details": dict(report.table.details),
         "notes": list(report.table.notes),
     }
     with FileLock(folder / f"{RESULTS}.lock"):  # all shards of a finished run report it

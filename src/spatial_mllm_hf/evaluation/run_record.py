@@ -9,8 +9,12 @@ from typing import Any
 from filelock import FileLock
 from transformers import AutoConfig
 
+from .answer_log import PATTERN as ANSWERS
+
 RECORD = "run.json"
 FREE_TO_CHANGE = ("batch_size",)  # when a run goes on: a greedy answer does not depend on it but for rounding
+# What decides a checkpoint's answers; other files may lie beside it.
+CHECKPOINT_FILES = ("*config.json", "tokenizer*", "vocab*", "merges*", "chat_template*", "*.safetensors", "*.bin")
 PACKAGES = ("spatial-mllm-hf", "torch", "transformers", "av")
 
 
@@ -25,7 +29,7 @@ def checkpoint_revision(model: str) -> str:
     if not folder.is_dir():
         return str(getattr(AutoConfig.from_pretrained(model), "_commit_hash", None))
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for path in sorted({path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)}):
         digest.update(f"{path.name};".encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -51,9 +55,10 @@ def begin_run(folder: Path, record: dict[str, Any]) -> None:
         known = json.loads(path.read_text(encoding="utf-8"))
     differences = _differences(_bound(known), _bound(json.loads(json.dumps(record))))
     if differences:
-        raise ValueError(
-            f"{folder} holds another run: {'; '.join(differences)}. Give --out another folder, or the same settings."
-        )
+        way_out = "Give --out another folder, or the same settings."
+        if not any(path.stat().st_size for path in folder.glob(ANSWERS)):
+            way_out = "It has no answers yet: delete it, or give --out another folder."
+        raise ValueError(f"{folder} holds another run: {'; '.join(differences)}. {way_out}")
 
 
 def _bound(record: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.scanqa import read_scanqa, scanqa_prompt
 from ..data.training_prompts import sft_prompt
-from .evaluation_items import EvaluationItem, ScoreTable, checked_items, find_data_files
+from .evaluation_items import EvaluationItem, FreeFormPrompt, ScoreTable, checked_items, find_data_files
 from .published_scores import SCANQA_COLUMNS
 from .text_metrics import score_scanqa
 
@@ -24,7 +24,7 @@ class ScanQA:
     title = "ScanQA"
     max_new_tokens = 256  # of the code v1.1
 
-    def __init__(self, prompt: str = "official-code") -> None:
+    def __init__(self, prompt: FreeFormPrompt = "official-code") -> None:
         self.prompt = prompt
 
     @property

@@ -9,15 +9,14 @@ from typing import Any
 
 from ..data.sqa3d import read_sqa3d, sqa3d_prompt
 from ..data.training_prompts import sft_prompt
-from .evaluation_items import EvaluationItem, ScoreTable, checked_items, find_data_files
+from .evaluation_items import EvaluationItem, FreeFormPrompt, ScoreTable, checked_items, find_data_files
 from .published_scores import SQA3D_COLUMNS
-from .text_metrics import score_sqa3d
+from .text_metrics import SQA3D_TYPES, score_sqa3d
 
 QUESTION_FILES = ("v1_balanced_questions_test_*.json", "*questions*test*.json")
 ANNOTATION_FILES = ("v1_balanced_sqa_annotations_test_*.json", "*annotations*test*.json")
 HEADLINE = "official-code"
 MAX_NEW_TOKENS = 256  # nothing is published: as for ScanQA
-_TYPES = ("what", "is", "how", "can", "which", "others")
 
 
 class SQA3D:
@@ -27,7 +26,7 @@ class SQA3D:
     title = "SQA3D"
     max_new_tokens = MAX_NEW_TOKENS
 
-    def __init__(self, prompt: str = "official-code") -> None:
+    def __init__(self, prompt: FreeFormPrompt = "official-code") -> None:
         self.prompt = prompt
 
     @property
@@ -65,7 +64,7 @@ class SQA3D:
             {item.id: item.truth["answers"] for item in items},
             {item.id: item.truth["question"] for item in items},
         )
-        by_type = {column: scores.exact.get(name) for column, name in zip(SQA3D_COLUMNS, _TYPES)}
+        by_type = {column: scores.exact.get(name) for column, name in zip(SQA3D_COLUMNS, SQA3D_TYPES)}
         row = {**by_type, "EM": scores.exact["all"], "EM-R": scores.refined["all"]}
         percent = {column: None if share is None else 100 * share for column, share in row.items()}
         return ScoreTable(SQA3D_COLUMNS, {HEADLINE: percent}, HEADLINE)

@@ -13,6 +13,7 @@ published ways of scoring, and a lenient one, are always computed; the user choo
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from ..data.spatial_questions import SpatialQuestion
@@ -20,7 +21,7 @@ from ..data.training_prompts import grpo_prompt, question_with_options, sft_prom
 from ..data.vsibench_questions import read_vsibench_questions
 from .answers import SCORINGS, Scoring
 from .evaluation_items import EvaluationItem, ScoreTable, checked_items, find_data_files
-from .metrics import score_answer, summarize_vsibench
+from .metrics import VSIBenchScores, score_answer, summarize_vsibench
 from .published_scores import VSIBENCH_COLUMNS
 
 Prompt = Literal["official-code", "benchmark", "sft", "grpo"]
@@ -94,11 +95,13 @@ class VSIBench:
 
     def score(self, items: Sequence[EvaluationItem], predictions: Mapping[str, str]) -> ScoreTable:
         """Micro is the mean over questions; macro the mean over tasks, the three directions averaged first."""
+        scores = {scoring: _summarize(items, predictions, scoring) for scoring in SCORINGS}
         return ScoreTable(
             columns=VSIBENCH_COLUMNS,
-            rows={scoring: _columns(items, predictions, scoring) for scoring in SCORINGS},
+            rows={scoring: _columns(found) for scoring, found in scores.items()},
             headline=self.scoring,
             notes=(LENIENT_NOTE,),
+            details={scoring: asdict(found) for scoring, found in scores.items()},
         )
 
 
@@ -125,10 +128,8 @@ def _options(question: SpatialQuestion) -> list[str]:
     return [] if question.options is None else [OPTIONS_HEADING, *question.options]
 
 
-def _columns(
-    items: Sequence[EvaluationItem], predictions: Mapping[str, str], scoring: Scoring
-) -> dict[str, float | None]:
-    scores = summarize_vsibench(
+def _summarize(items: Sequence[EvaluationItem], predictions: Mapping[str, str], scoring: Scoring) -> VSIBenchScores:
+    return summarize_vsibench(
         (
             item.truth["question_type"],
             score_answer(
@@ -137,6 +138,9 @@ def _columns(
         )
         for item in items
     )
+
+
+def _columns(scores: VSIBenchScores) -> dict[str, float | None]:
     columns: dict[str, float | None] = dict.fromkeys(VSIBENCH_COLUMNS)
     for task, score in scores.by_task.items():
         columns[_COLUMN_OF_TASK[task]] = 100 * score

@@ -1,7 +1,8 @@
 """Frames from Qwen2.5-VL's patches: the processor's last two steps undone.
 
 The geometry branch needs frames; the model's inputs hold normalised patches. Cutting into patches loses nothing, so
-the frames are put back together here and no input is added to Qwen2.5-VL's. Which images are one scene is told here too.
+the frames are put back together here and no input is added to Qwen2.5-VL's. Which images are one scene is told here
+too.
 
 Shapes: T pairs of frames, h x w patches of p x p pixels, m x m patches merged into a token.
 """
