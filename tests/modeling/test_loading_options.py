@@ -35,8 +35,10 @@ DEVICE_MAPS = {
 
 
 @pytest.fixture
-def accelerate() -> None:
+def accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bits are compared: linear layers that accelerate moves are torch's on any CPU, so all are here."""
     pytest.importorskip("accelerate")
+    monkeypatch.setattr("spatial_mllm_hf.modeling.vggt_linear.mkl_is_slow", lambda: False)
 
 
 def meta_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -9,7 +9,6 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-MAX_RETRIES = 3  # of a piece whose actor dies: one that always kills its actor ends the work
 W = TypeVar("W")
 R = TypeVar("R")
 Worker = Callable[[W], Iterator[R]]
@@ -58,7 +57,6 @@ def run_on_ray(
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_gpus=num_gpus,
-        max_task_retries=MAX_RETRIES,
     )
     for row in done.iter_rows():
         yield from pickle.loads(row["results"])
