@@ -13,6 +13,7 @@ from .ask import ask
 from .chat import chat
 from .convert import convert
 from .data import data
+from .data_cold_start import cold_start
 from .data_convert import scannet, scanqa, sqa3d
 from .data_rooms import rooms
 from .evaluate import evaluate
@@ -20,6 +21,8 @@ from .inspect_checkpoint import inspect
 from .make_tiny import make_tiny
 from .push import push
 from .sample import sample
+from .train import SETTINGS, train
+from .train_grpo import grpo
 
 app = typer.Typer(
     name="spatial-mllm",
@@ -39,6 +42,9 @@ app.add_typer(convert)
 app.add_typer(data)
 for command in (rooms, scannet, scanqa, sqa3d):
     data.command()(command)
+data.command("cold-start")(cold_start)
+app.add_typer(train)
+train.command(context_settings=SETTINGS)(grpo)
 
 
 @app.callback()

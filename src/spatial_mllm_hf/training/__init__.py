@@ -1,0 +1,1 @@
+"""Training on transformers' and TRL's trainers: supervised fine-tuning and GRPO."""
