@@ -26,7 +26,7 @@ MEMORY_FRAMES = (8, 16, 32, 64, 128)
 def run(
     repeats: int, device: torch.device, layers: int, frames: tuple[int, ...], size: tuple[int, int]
 ) -> list[Comparison]:
-    """Time of the encoder in float32 and bfloat16, of the geometry for sampling, and of the vision tower's windows."""
+    """Time of the encoder in float32 and bfloat16."""
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         plain, ours = twins(layers, device, dtype)
@@ -36,11 +36,15 @@ def run(
             rows.append(
                 _time("VGGT for the language model", setting, partial(plain.aggregate, clip), ours, clip, repeats)
             )
-    del plain, ours
-    rows.append(_geometry(repeats, device, size))
-    if device.type == "cpu":
-        rows += [_compiled(repeats, device, layers, frames[0], size), _linear(repeats), _windows(repeats)]
     return rows
+
+
+def kernels(
+    repeats: int, device: torch.device, layers: int, frames: tuple[int, ...], size: tuple[int, int]
+) -> list[Comparison]:
+    """Compiled blocks, and on a CPU what bounds the encoder's time, and the vision tower's windows."""
+    rows = [_compiled(repeats, device, layers, frames[0], size)]
+    return [*rows, _linear(repeats), _windows(repeats)] if device.type == "cpu" else rows
 
 
 def _time(name: str, setting: str, published: object, ours: VGGTModel, clip: torch.Tensor, repeats: int) -> Comparison:
@@ -69,14 +73,14 @@ def _compiled(repeats: int, device: torch.device, layers: int, count: int, size:
     return _time("VGGT with compiled blocks", setting, partial(plain.aggregate, clip), ours, clip, repeats)
 
 
-def _geometry(repeats: int, device: torch.device, size: tuple[int, int]) -> Comparison:
+def geometry(repeats: int, device: torch.device, size: tuple[int, int]) -> list[Comparison]:
     """All 24 layers and the heads, as both are used to choose frames: bfloat16, the published heads in float32."""
     plain, ours = twins(24, device, torch.bfloat16)
     count = 16 if device.type == "cpu" else 128
     clip = torch.rand(1, count, 3, size[1], size[0], device=device)
     setting = f"{count} frames of {size[0]}x{size[1]}, bfloat16; published: all heads in float32"
     with torch.no_grad():
-        return compare(
+        row = compare(
             "VGGT for choosing frames",
             setting,
             lambda: plain(clip),
@@ -85,6 +89,7 @@ def _geometry(repeats: int, device: torch.device, size: tuple[int, int]) -> Comp
             target=1.3,
             warm_up=device.type != "cpu",
         )
+    return [row]
 
 
 def _linear(repeats: int) -> Comparison:

@@ -1,6 +1,6 @@
 """The package against a plain implementation of the published procedure: what `make bench` and `make bench-gpu` run.
 
-    python benchmarks/compare.py [--device cpu|cuda] [--parts sampling decoding encoder memory scenes] [--repeats 3]
+    python benchmarks/compare.py [--device cpu|cuda] [--parts sampling decoding ...] [--repeats 3]
 
 Prints a line for each comparison as it comes and a table at the end, writes every run to
 `benchmarks/results/<device>.json` (parts that did not run keep their older results), and puts table and plots into
@@ -22,7 +22,7 @@ from plots import draw
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-PARTS = ("sampling", "decoding", "encoder", "memory", "scenes")
+PARTS = ("sampling", "decoding", "encoder", "geometry", "kernels", "memory", "scenes")
 
 
 def main() -> None:
@@ -59,8 +59,11 @@ def run_part(part: str, device: torch.device, repeats: int) -> list[Comparison]:
         return bench_encoder.memory()
     if part == "scenes":
         return bench_scenes.run(repeats, device)
-    sizes = ((16, 64), (224, 168)) if is_cpu else ((16, 128), (518, 392))
-    return bench_encoder.run(repeats, device, 2 if is_cpu else 24, *sizes)
+    frames, size = ((16, 64), (224, 168)) if is_cpu else ((16, 128), (518, 392))
+    if part == "geometry":
+        return bench_encoder.geometry(repeats, device, size)
+    run = bench_encoder.run if part == "encoder" else bench_encoder.kernels
+    return run(repeats, device, 2 if is_cpu else 24, frames, size)
 
 
 def put_into_docs(table: str, device: str) -> None:
