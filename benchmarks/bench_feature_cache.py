@@ -4,9 +4,10 @@
 
 A step decodes a rendered walk, or reads its features from disk, and runs forward and backward with the connector and
 the language model trained; no optimizer, which the cache does not change. Weights are random, in bfloat16 on
-accelerators and in float32 on CPUs. `--divide-depth 12` leaves every part a twelfth of its layers, which about keeps
-the parts' shares in the work and lets a CPU finish; fewer and smaller frames shift the work towards the text. On a CPU
-the process's own seconds are counted, so that others at work do not show. Prints a markdown table.
+accelerators and in float32 on CPUs. `--divide-depth 12` leaves every part a twelfth of its layers and lets a CPU
+finish; the connector has none to leave out, so that it weighs more and the cache gains less than at full depth, as it
+does with fewer and smaller frames. On a CPU the process's own seconds are counted, so that others at work do not show.
+Prints a markdown table.
 """
 
 import argparse

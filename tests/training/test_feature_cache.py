@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from spatial_mllm_hf import SpatialMLLMForConditionalGeneration, SpatialMLLMProcessor
+from spatial_mllm_hf.training import sft
 from spatial_mllm_hf.training.cached_encoders import (
     attach_cached_features,
     digest_encoders,
@@ -267,3 +268,16 @@ def test_damaged_and_missing_files_fail_their_samples(make_recipe: MakeRecipe, c
     assert isinstance(failed, FailedSample)
     assert "is damaged" in failed.reason
     assert "delete it" in failed.reason
+
+
+def test_processes_without_whole_encoders_cannot_fill_a_cache(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(feature_cache=str(tmp_path / "cache"))
+    with monkeypatch.context() as patched:
+        patched.setattr(sft, "is_deepspeed_zero3_enabled", lambda: True)
+        with pytest.raises(ValueError, match="under DeepSpeed ZeRO-3 no process holds a whole encoder"):
+            make_trainer(recipe)
+    monkeypatch.setattr(sft, "is_fsdp_enabled", lambda: True)
+    with pytest.raises(ValueError, match="only the first process reads the weights"):
+        make_trainer(recipe)

@@ -61,6 +61,12 @@ def test_a_source_may_name_its_form(tmp_path: Path) -> None:
     assert DataSource.parse("owner/name") == DataSource("owner/name")
 
 
+def test_a_data_set_of_the_hub_or_a_folder_like_one(tmp_path: Path) -> None:
+    folder = tmp_path / "mix"
+    write_conversations([Conversation(f"h{number}", (), (), TURNS) for number in range(4)], folder / "train.jsonl")
+    assert ids(ConversationDataset([f"{folder}%50"])) == ids(ConversationDataset([f"{folder / 'train.jsonl'}%50"]))
+
+
 @pytest.mark.parametrize("wrong", ["mix.jsonl%0", "mix.jsonl%101", "mix.jsonl%x", "mix.jsonl%"])
 def test_shares_out_of_range(wrong: str) -> None:
     with pytest.raises(ValueError, match="must end in % and a number above 0 and at most 100"):

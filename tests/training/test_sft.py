@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,7 @@ def test_eight_questions_are_learnt_and_answered(make_recipe: MakeRecipe, course
     run_sft(recipe)
     folder = Path(str(recipe.output_dir))
     check_folder(folder, but_for_card=True)
+    assert [entry["loss"] for entry in read_history(folder) if "loss" in entry][-1] < 0.01
     pipe = pipeline("video-question-answering", model=str(folder))
     asked = [row for row in read_conversations(course / QUESTIONS)]
     answers = pipe(
@@ -330,6 +332,10 @@ def test_the_command_trains_and_says_where(write_recipe: Callable[..., Path], va
     assert result.exit_code == 0, result.output
     assert (Path(out) / "model.safetensors").exists()
     assert f"The trained checkpoint: {out}" in result.stderr
+    assert re.search(r"^vggt: 0 of [\d,]+ parameters are trained\.$", result.stderr, re.MULTILINE)
+    (count,) = re.findall(r"^connector: ([\d,]+) of \1 parameters are trained\.$", result.stderr, re.MULTILINE)
+    connector = SpatialMLLMForConditionalGeneration.from_pretrained(out).model.connector
+    assert int(count.replace(",", "")) == sum(weight.numel() for weight in connector.parameters())
     metrics = json.loads(result.stdout[result.stdout.rindex("{\n") :])
     assert metrics["failed_samples"] == 0
     assert metrics["train_loss"] > 0

@@ -1,7 +1,10 @@
 """`spatial-mllm train`: training by recipes; each setting of a recipe can be given as `--key value` too."""
 
 import json
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -21,9 +24,24 @@ def sft(context: typer.Context, config: str = CONFIG) -> None:
     from ..training.sft_recipe import SFTRecipe
 
     recipe = load_recipe(config, context.args, SFTRecipe)
-    metrics = run_sft(recipe)
+    with log_on_stderr(recipe.process_index == 0):
+        metrics = run_sft(recipe)
     if recipe.process_index == 0:
         print_metrics(metrics, str(recipe.output_dir))
+
+
+@contextmanager
+def log_on_stderr(everything: bool) -> Iterator[None]:
+    """Shows what the package logs: all of it, or warnings alone."""
+    logger, handler = logging.getLogger(__package__.split(".")[0]), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if everything else logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def check_trainer_installed() -> None:

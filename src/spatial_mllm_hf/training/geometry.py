@@ -4,9 +4,10 @@ Data are folders that `spatial-mllm data rooms --geometry` writes. A sample is a
 time, drawn anew each epoch; the first of them sets the world. Losses and errors: `geometry_losses.py`.
 
 Choices: each batch shows a number of frames that is drawn for it, as in section 3.4 of VGGT's paper (2 to 24 there), so
-that the model knows few views as well as many. A new camera head begins with cameras that all stand where the first one
-does: fields of view go through a ReLU, and weights drawn at random leave it below 0 as often as not, where no gradient
-passes.
+that the model knows few views as well as many. New weights are drawn as torch draws those of its layers, which the
+public code leaves as they are too: with the few channels of a small model, a fixed deviation of 0.02 lets signals die
+out on their way through the dense heads. A new camera head begins with cameras that all stand where the first one does;
+fields of view go through a ReLU, and random weights leave it below 0 as often as not, where no gradient passes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .geometry_losses import constant_output, geometry_errors, geometry_losses, 
 
 GEOMETRY = "geometry"  # of a folder of rooms: depth and cameras
 START_FIELD_OF_VIEW = 1.0  # radians, of a camera head that has learnt nothing
+START_MOTION = 0.02  # factor on its last weights
 Clip = dict[str, torch.Tensor]
 
 
@@ -83,15 +85,15 @@ class GeometryRecipe(TrainingArguments):
 
 
 class RoomClips(Dataset[Clip]):
-    """Frames of rooms with their depth and cameras, a room each; `set_epoch` says which of the frames are drawn.
+    """Frames of rooms with their depth and cameras, a room each; `set_epoch` says which stretches are drawn.
 
     A sample holds `frames` float32 `[S, 3, H, W]` in [0, 1], `depth` `[S, H, W]` in metres, `extrinsics` `[S, 3, 4]`
     (camera from the room) and `intrinsics` `[S, 3, 3]`.
 
     Args:
         folder: of rooms.
-        num_frames: S, in the order of time.
-        seed: of frames drawn at random; without one they are at even steps.
+        num_frames: S, at even steps in time.
+        seed: of the stretch of the walk that they are taken from; without one it is the whole.
 
     Raises:
         ValueError: for a folder without rooms that have geometry.
@@ -110,7 +112,7 @@ class RoomClips(Dataset[Clip]):
         return len(self.files)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other frames from now on; accelerate's loaders call it."""
+        """Draw other stretches from now on; accelerate's loaders call it."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> Clip:
@@ -132,7 +134,9 @@ class RoomClips(Dataset[Clip]):
         if self.seed is None:
             return uniform_indices(available, self.num_frames)
         rng = np.random.default_rng([self.seed, self.epoch, index])
-        return sorted(rng.choice(available, self.num_frames, replace=False).tolist())
+        length = int(rng.integers(self.num_frames, available + 1))
+        first = int(rng.integers(available - length + 1))
+        return [first + number for number in uniform_indices(length, self.num_frames)]
 
 
 class GeometryTrainer(Trainer):
@@ -188,11 +192,10 @@ class GeometryTrainer(Trainer):
         super().log(logs, start_time)
 
     def _fewer_frames(self, inputs: Clip) -> Clip:
-        """The same clips with a number of frames that is drawn for this step, and which of them."""
+        """The first frames of the clips, as many as are drawn for this step."""
         fewest, most = self.args.num_frames
-        rng = np.random.default_rng([self.args.seed, self.state.global_step])
-        kept = sorted(rng.choice(most, rng.integers(fewest, most + 1), replace=False).tolist())
-        return {name: tensor[:, kept] for name, tensor in inputs.items()}
+        count = int(np.random.default_rng([self.args.seed, self.state.global_step]).integers(fewest, most + 1))
+        return {name: tensor[:, :count] for name, tensor in inputs.items()}
 
     def _note(self, notes: dict[str, list[torch.Tensor]], values: dict[str, torch.Tensor]) -> None:
         for name, value in values.items():
@@ -207,16 +210,21 @@ def _means(notes: dict[str, list[torch.Tensor]]) -> dict[str, float]:
 
 
 def new_vggt(fields: dict[str, Any]) -> VGGTModel:
-    """A VGGT with random weights out of torch's generator, its cameras at rest.
+    """A VGGT to be trained from nothing, its weights out of torch's generator, its cameras all but at rest.
 
     Args:
-        fields: of `VGGTConfig`.
+        fields: of `VGGTConfig`. `initializer_range` is of tokens and position embeddings alone.
     """
     model = VGGTModel(VGGTConfig(**fields))
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            module.reset_parameters()
     if "camera" in model.config.heads:
         at_rest = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, START_FIELD_OF_VIEW, START_FIELD_OF_VIEW])
+        last = model.camera_head.pose_branch.fc2
         with torch.no_grad():
-            model.camera_head.pose_branch.fc2.bias.copy_(at_rest / NUM_REFINEMENTS)  # each round adds this
+            last.weight.mul_(START_MOTION)
+            last.bias.copy_(at_rest / NUM_REFINEMENTS)  # each round adds this
     return model
 
 

@@ -24,6 +24,7 @@ from trl.trainer.utils import pad
 from ..modeling.modeling_spatial_mllm import SpatialMLLMForConditionalGeneration
 from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
 from .grpo_visuals import PromptVisuals, encode_visuals, model_inputs
+from .public_names import PublicNamesMixin
 from .trained_parts import part_of, select_trained_parts
 
 TRAINED_PARTS = ("language_model",)
@@ -38,7 +39,7 @@ OVERRIDDEN = (
 ENCODERS = ("visual", "spatial_encoder", "connector")  # attributes of the backbone
 
 
-class SpatialMLLMGRPOTrainer(GRPOTrainer):
+class SpatialMLLMGRPOTrainer(PublicNamesMixin, GRPOTrainer):
     """TRL's GRPOTrainer for Spatial-MLLM. Takes its arguments; videos and images stand inside the prompts' messages.
 
     Attributes:

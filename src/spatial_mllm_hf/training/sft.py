@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.utils import is_peft_available
 
 from ..modeling.lora_spatial_mllm import LORA_TARGET_MODULES
@@ -101,7 +103,7 @@ def prepare_model(model: SpatialMLLMForConditionalGeneration, recipe: SFTRecipe)
     """
     select_trained_parts(model, recipe.trained_parts)
     for part, trained, total in count_parameters(model):
-        logger.info("%s: %d of %d parameters are trained.", part, trained, total)
+        logger.info("%s: %s of %s parameters are trained.", part, f"{trained:,}", f"{total:,}")
     if recipe.lora_rank is None:
         return model
     if not is_peft_available():
@@ -125,10 +127,15 @@ def make_feature_cache(
     """The cache that the recipe names, if it does.
 
     Raises:
-        ValueError: under DeepSpeed ZeRO-3, whose processes hold no whole encoder.
+        ValueError: where no process, or only the first, holds whole encoders.
     """
     if recipe.feature_cache is None:
         return None
+    if is_fsdp_enabled():  # transformers' name for this very way of loading
+        raise ValueError(
+            "feature_cache: with fsdp_cpu_ram_efficient_loading only the first process reads the weights; set it to "
+            "false in accelerate's configuration."
+        )
     if is_deepspeed_zero3_enabled():
         raise ValueError("feature_cache: under DeepSpeed ZeRO-3 no process holds a whole encoder; use DDP or FSDP2.")
     has_vision_tower = "vision_tower" in recipe.cached_parts
@@ -156,8 +163,9 @@ def fill_feature_cache(trainer: SFTTrainer, encode: SampleEncoder) -> int:
     backbone.visual.to(accelerator.device), backbone.spatial_encoder.to(accelerator.device)
     was_training, count = backbone.training, 0
     backbone.eval()
-    media = list_media(trainer.train_dataset)
-    for kind, paths in media[accelerator.process_index :: accelerator.num_processes]:
+    own = list_media(trainer.train_dataset)[accelerator.process_index :: accelerator.num_processes]
+    is_silent = bool(trainer.args.disable_tqdm) or not trainer.is_local_process_zero()
+    for kind, paths in tqdm(own, desc="Features", disable=is_silent):
         try:
             if cache.path_of(kind, paths).exists():
                 continue
