@@ -22,6 +22,7 @@ from .make_tiny import make_tiny
 from .push import push
 from .sample import sample
 from .train import SETTINGS, train
+from .train_geometry import geometry
 from .train_grpo import grpo
 
 app = typer.Typer(
@@ -44,7 +45,8 @@ for command in (rooms, scannet, scanqa, sqa3d):
     data.command()(command)
 data.command("cold-start")(cold_start)
 app.add_typer(train)
-train.command(context_settings=SETTINGS)(grpo)
+for command in (geometry, grpo):
+    train.command(context_settings=SETTINGS)(command)
 
 
 @app.callback()
