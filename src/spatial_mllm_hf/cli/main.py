@@ -45,8 +45,8 @@ for command in (rooms, scannet, scanqa, sqa3d):
     data.command()(command)
 data.command("cold-start")(cold_start)
 app.add_typer(train)
-for command in (geometry, grpo):
-    train.command(context_settings=SETTINGS)(command)
+train.command(context_settings=SETTINGS)(geometry)
+train.command(context_settings=SETTINGS)(grpo)
 
 
 @app.callback()
