@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from string import ascii_uppercase
 
 import numpy as np
@@ -188,25 +189,21 @@ def summarize_vsibench(scores: Iterable[tuple[str, float]]) -> VSIBenchScores:
     everything = [score for values in of_type.values() for score in values]
     if not everything:
         raise ValueError("scores must hold at least one question, got none: no mean is defined")
-    by_type = {name: _mean(values) for name, values in of_type.items() if values}
+    by_type = {name: fmean(values) for name, values in of_type.items() if values}
     by_task = {}
     for task in VSIBENCH_TASKS:
         members = DIRECTION_TYPES if task == DIRECTION_TASK else (task,)
         present = [by_type[name] for name in members if name in by_type]
         if present:
-            by_task[task] = _mean(present)
+            by_task[task] = fmean(present)
     numbers = [score for name in NUMERICAL_TYPES for score in of_type[name]]
     choices = [score for name in CHOICE_TYPES for score in of_type[name]]
     return VSIBenchScores(
         by_type=by_type,
         by_task=by_task,
         counts={name: len(of_type[name]) for name in by_type},
-        micro=_mean(everything),
-        macro=_mean(list(by_task.values())),
-        numerical=_mean(numbers) if numbers else None,
-        multiple_choice=_mean(choices) if choices else None,
+        micro=fmean(everything),
+        macro=fmean(list(by_task.values())),
+        numerical=fmean(numbers) if numbers else None,
+        multiple_choice=fmean(choices) if choices else None,
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

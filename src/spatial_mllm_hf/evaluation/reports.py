@@ -17,6 +17,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from .answer_log import Answer
 from .evaluation_items import Benchmark, EvaluationItem, ScoreTable
 from .published_scores import PUBLISHED
+from .run_record import write_whole
 
 RESULTS, REPORT, CHART = "results.json", "report.md", "report.png"
 DATASETS = {"vsibench": "nyu-visionx/VSI-Bench", "scanqa": "ScanQA", "sqa3d": "SQA3D"}
@@ -85,16 +86,10 @@ def write_reports(report: RunReport, folder: Path) -> None:
         "notes": list(report.table.notes),
     }
     with FileLock(folder / f"{RESULTS}.lock"):  # all shards of a finished run report it
-        _replace(folder / RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        _replace(folder / REPORT, markdown(report))
+        write_whole(folder / RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        write_whole(folder / REPORT, markdown(report))
         if importlib.util.find_spec("matplotlib") is not None:
             draw(report, folder / CHART)
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(path.suffix + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def markdown(report: RunReport) -> str:

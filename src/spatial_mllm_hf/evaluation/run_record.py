@@ -48,9 +48,7 @@ def begin_run(folder: Path, record: dict[str, Any]) -> None:
     path = folder / RECORD
     with FileLock(f"{path}.lock"):  # several workers may begin one run
         if not path.exists():
-            unfinished = path.with_suffix(".tmp")
-            unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             return
         known = json.loads(path.read_text(encoding="utf-8"))
     differences = _differences(_bound(known), _bound(json.loads(json.dumps(record))))
@@ -59,6 +57,13 @@ def begin_run(folder: Path, record: dict[str, Any]) -> None:
         if not any(path.stat().st_size for path in folder.glob(ANSWERS)):
             way_out = "It has no answers yet: delete it, or give --out another folder."
         raise ValueError(f"{folder} holds another run: {'; '.join(differences)}. {way_out}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that others see whole or not at all."""
+    unfinished = path.with_suffix(path.suffix + ".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _bound(record: dict[str, Any]) -> dict[str, Any]:

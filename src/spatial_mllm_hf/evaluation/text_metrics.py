@@ -11,9 +11,9 @@ and no torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
 from .answers import clean_answer, extract_answer
@@ -69,7 +69,7 @@ def score_scanqa(predictions: Mapping[str, str], answers: Mapping[str, Sequence[
     ids = _same_questions(predictions, answers)
     outputs, references = [extract_answer(predictions[name]) for name in ids], [answers[name] for name in ids]
     candidates = [output.rstrip(".") for output in outputs]
-    scores: dict[str, float | None] = {"EM": _mean([float(text in right) for text, right in zip(outputs, references)])}
+    scores: dict[str, float | None] = {"EM": fmean([float(text in right) for text, right in zip(outputs, references)])}
     scores |= {f"BLEU-{order}": score for order, score in enumerate(bleu(candidates, references), 1)}
     scores |= {"METEOR": None, "ROUGE-L": rouge_l(candidates, references), "CIDEr": cider(candidates, references)}
     try:
@@ -110,8 +110,8 @@ def score_sqa3d(
             refined[group].append(float(any(_contain(output, target) for target in targets)))
     present = [name for name, values in exact.items() if values]
     return SQA3DScores(
-        exact={name: _mean(exact[name]) for name in present},
-        refined={name: _mean(refined[name]) for name in present},
+        exact={name: fmean(exact[name]) for name in present},
+        refined={name: fmean(refined[name]) for name in present},
         counts={name: len(exact[name]) for name in present},
     )
 
@@ -148,7 +148,3 @@ def _same_questions(predictions: Mapping[str, str], answers: Mapping[str, Sequen
         if isinstance(right, str) or not any(answer.strip() for answer in right):
             raise ValueError(f"answers[{name!r}] must be a list of at least one right answer, got {right!r}")
     return sorted(answers)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
