@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -24,6 +25,13 @@ def peak_bytes(compute: Callable[[], Any], given: Iterable[torch.Tensor] = ()) -
     return storages.peak
 
 
+def peak_bytes_of_step(compute: Callable[[], Any], given: Iterable[torch.Tensor]) -> int:
+    """The same of a forward and backward under a `FakeTensorMode`, whose tensors autocast knows, and with gradients."""
+    with _LiveStorages({tensor.untyped_storage()._cdata for tensor in given}) as storages:
+        compute()
+    return storages.peak
+
+
 class _LiveStorages(TorchDispatchMode):
     def __init__(self, ignored: set[int]) -> None:
         super().__init__()
@@ -34,7 +42,7 @@ class _LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
-            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            if isinstance(tensor, FakeTensor) or (isinstance(tensor, torch.Tensor) and tensor.is_meta):
                 self._add(tensor.untyped_storage())
         return output
 

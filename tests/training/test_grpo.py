@@ -306,6 +306,21 @@ def test_completions_never_hold_placeholders(
     assert not set(sampled) & set(placeholders)
 
 
+def test_the_order_of_prompts_follows_from_seed_and_epoch(
+    model: SpatialMLLMForConditionalGeneration, processor: SpatialMLLMProcessor, clips: list[str], tmp_path: Path
+) -> None:
+    rows = [{"prompt": messages(clips[0], f"{number}?"), "number": number} for number in range(8)]
+    trainer = make(SpatialMLLMGRPOTrainer, model, lower_case, settings(tmp_path), Dataset.from_list(rows), processor)
+    loader = trainer.get_train_dataloader()
+    orders = []
+    for epoch in (0, 1, 2, 1):
+        loader.set_epoch(epoch)
+        orders.append([row["number"] for batch in loader for row in batch])
+    assert all(set(order) == set(range(8)) for order in orders)
+    assert orders[3] == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+
+
 def test_completions_end_at_the_end_of_a_turn() -> None:
     assert up_to_end([5, 6, 2, 0, 0], [2, 3]) == [5, 6, 2]
     assert up_to_end([2, 2], [2]) == [2]

@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import typer
 
 pytest.importorskip("trl")
 
 from peft import PeftModel
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from spatial_mllm_hf import SpatialMLLMForConditionalGeneration, SpatialMLLMProcessor
@@ -132,6 +134,46 @@ def test_the_length_reward_is_off_unless_asked_for(tiny_checkpoint: Path, data: 
     assert more.reward_func_names == ["format_reward", "accuracy_reward", "length_reward"]
 
 
+def letters(completions: list, **_: Any) -> list[float]:
+    """A reward out of the completions' letters, so that there is something to learn from."""
+    return [float(sum(map(ord, completion[0]["content"])) % 7) for completion in completions]
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2, "dtype": "bfloat16"}], ids=["whole", "adapters"])
+def test_a_run_goes_on_from_a_checkpoint_as_if_nothing_had_been(
+    tiny_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """From within the second epoch: questions, answers, losses and weights are those of the undisturbed run.
+
+    Also in the third, whose questions come in another order.
+    """
+    monkeypatch.setattr("spatial_mllm_hf.training.grpo.format_reward", letters)
+    saving = {"max_steps": 5, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3}
+    undisturbed, again = tmp_path / "undisturbed", tmp_path / "again"
+    run_grpo(recipe(tiny_checkpoint, data, undisturbed, **saving, **changes))
+    checkpoint = undisturbed / "checkpoint-3"
+    run_grpo(recipe(tiny_checkpoint, data, again, **saving, **changes, resume_from_checkpoint=str(checkpoint)))
+
+    expected = reports(undisturbed)
+    assert reports(again) == expected
+    assert len({report["reward"] for report in expected}) > 1
+    for step in (4, 5):
+        tables = [folder / "completions" / f"completions_{step:05d}.parquet" for folder in (undisturbed, again)]
+        columns = ["prompt", "completion", "letters", "advantage"]
+        pd.testing.assert_frame_equal(*(pd.read_parquet(table, columns=columns) for table in tables))
+    name = "adapter_model.safetensors" if "lora_rank" in changes else "model.safetensors"
+    before, weights, found = (load_file(folder / name) for folder in (checkpoint, undisturbed, again))
+    assert any(not torch.equal(before[key], weights[key]) for key in weights)  # there was more to learn
+    assert found.keys() == weights.keys()
+    assert [key for key in weights if not torch.equal(found[key], weights[key])] == []
+
+
+def reports(folder: Path) -> list[dict[str, float]]:
+    """What was reported of each step, but how long it took."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [{name: entry[name] for name in entry if name != "step_time"} for entry in history if "loss" in entry]
+
+
 def test_rows_hold_what_rewards_need(data: Path) -> None:
     first, second, *_ = grpo_rows(ConversationDataset([str(data / "questions.jsonl")]), data)
     content = first["prompt"][0]["content"]
@@ -203,7 +245,7 @@ def test_settings_that_cannot_be_trained_with_are_refused(
 
 @pytest.mark.slow
 def test_rollouts_of_a_question_on_two_processes(tiny_checkpoint: Path, data: Path, tmp_path: Path) -> None:
-    """Data parallel; four rollouts of a question are two on each. Both keep the same weights."""
+    """Data parallel; eight rollouts of a question are four on each. Both keep the same weights."""
     room = make_room(seed=8)
     extrinsics, intrinsics = camera_path(room, num_frames=24, size=(160, 120))
     write_clip(render(room, extrinsics, intrinsics, size=(160, 120)).rgb, data / "other.mp4", fps=8)
@@ -214,7 +256,7 @@ def test_rollouts_of_a_question_on_two_processes(tiny_checkpoint: Path, data: Pa
         "sources": [str(data / "questions.jsonl")],
         "media_folder": str(data),
         "output_dir": str(tmp_path / "out"),
-        "num_generations": 4,
+        "num_generations": 8,
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 2,
         "learning_rate": 1e-3,
@@ -228,8 +270,9 @@ def test_rollouts_of_a_question_on_two_processes(tiny_checkpoint: Path, data: Pa
     assert finished.returncode == 0, finished.stderr[-2000:]
     first, second = (json.loads(line) for line in finished.stdout.splitlines() if line.startswith('{"rows"'))
     assert first["weights"] == second["weights"]
-    questions = {question for question, _ in first["rows"]}
-    assert len(questions) == 2
+    questions = [{question for question, _ in process["rows"]} for process in (first, second)]
+    assert questions[0] == questions[1]  # one after the other
+    assert len(questions[0]) == 2
     assert all(own for process in (first, second) for _, own in process["rows"])
     # Two steps of two accumulated batches of two rows.
     assert len(first["rows"]) == len(second["rows"]) == 8

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from spatial_mllm_hf import SpatialMLLMForConditionalGeneration, SpatialMLLMProcessor
 from spatial_mllm_hf.cli.train import train
-from spatial_mllm_hf.data.conversations import read_conversations, write_conversations
+from spatial_mllm_hf.data.conversations import Conversation, read_conversations, write_conversations
 from spatial_mllm_hf.hub.publishing import check_folder
 from spatial_mllm_hf.training.checkpoints import last_complete_checkpoint
 from spatial_mllm_hf.training.sft import load_model, make_trainer, run_sft
@@ -224,33 +224,74 @@ def test_too_many_failures_end_the_run(make_recipe: MakeRecipe, course: Path, tm
 # --- what a run leaves ---
 
 
-def test_eight_questions_are_learnt_and_answered(make_recipe: MakeRecipe, course: Path, tmp_path: Path) -> None:
+def learn_and_answer(
+    make_recipe: MakeRecipe, clip: Path, questions: Path, cache: Path, **changes: Any
+) -> tuple[float, list[str]]:
+    """The last loss of a run on questions about one clip, and what its checkpoint answers them."""
     recipe = make_recipe(
+        sources=[str(questions)],
+        media_folder=str(clip.parent),
         trained_parts={"connector": 3e-3, "language_model": 3e-3},
         per_device_train_batch_size=8,
-        max_steps=110,
-        num_frames=2,
         max_pixels=140 * 140,  # as the tiny checkpoint's processor
         adam_beta2=0.95,
         logging_steps=10,
-        feature_cache=str(tmp_path / "cache"),
+        feature_cache=str(cache),
+        **changes,
     )
     run_sft(recipe)
     folder = Path(str(recipe.output_dir))
     check_folder(folder, but_for_card=True)
-    assert [entry["loss"] for entry in read_history(folder) if "loss" in entry][-1] < 0.01
     pipe = pipeline("video-question-answering", model=str(folder))
-    asked = [row for row in read_conversations(course / QUESTIONS)]
+    asked = [row.turns[0][1].removeprefix("<video>\n") for row in read_conversations(questions)]
     answers = pipe(
-        [{"video": str(course / "room.mp4"), "question": row.turns[0][1].removeprefix("<video>\n")} for row in asked],
+        [{"video": str(clip), "question": question} for question in asked],
         batch_size=8,
         frame_sampling="uniform",
-        num_frames=2,
-        second_per_grid=0.5,
-        max_new_tokens=24,
+        num_frames=recipe.num_frames,
+        second_per_grid=recipe.second_per_grid,
+        max_new_tokens=40,
         repetition_penalty=1.0,
     )
-    assert [answer["generated_text"] for answer in answers] == [row.turns[1][1] for row in asked]
+    losses = [entry["loss"] for entry in read_history(folder) if "loss" in entry]
+    return losses[-1], [answer["generated_text"] for answer in answers]
+
+
+def test_eight_questions_are_learnt_and_answered(make_recipe: MakeRecipe, course: Path, tmp_path: Path) -> None:
+    loss, answers = learn_and_answer(
+        make_recipe, course / "room.mp4", course / QUESTIONS, tmp_path / "cache", max_steps=110, num_frames=2
+    )
+    assert loss < 0.01
+    assert answers == [row.turns[1][1] for row in read_conversations(course / QUESTIONS)]
+
+
+# Ours, and true of the kitchen that the clip walks through.
+KITCHEN = "47334096.mp4"
+KITCHEN_QUESTIONS = {
+    "How many red flower pots stand on the window sill?": "3",
+    "How many basins does the sink have?": "2",
+    "How many bowls are in the tray on the floor?": "2",
+    "What colour is the line along the splashback?": "red",
+    "What colour is the wall with books in its niches?": "blue",
+    "What colour are the chairs at the table?": "white",
+    "What stands on top of the cupboard? A. a kettle B. a rack for bottles": "B",
+    "What colour are the covers on the shoes?": "blue",
+}
+
+
+def test_eight_questions_about_a_real_clip_are_learnt_and_answered(
+    make_recipe: MakeRecipe, media: Path, tmp_path: Path
+) -> None:
+    rows = [
+        Conversation(text, (KITCHEN,), (), (("human", f"<video>\n{text}"), ("gpt", f"<answer>{answer}</answer>")), {})
+        for text, answer in KITCHEN_QUESTIONS.items()
+    ]
+    write_conversations(rows, tmp_path / QUESTIONS)
+    loss, answers = learn_and_answer(
+        make_recipe, media / KITCHEN, tmp_path / QUESTIONS, tmp_path / "cache", max_steps=110, num_frames=4
+    )
+    assert loss < 0.01
+    assert answers == [f"<answer>{answer}</answer>" for answer in KITCHEN_QUESTIONS.values()]
 
 
 def test_checkpoints_on_the_way_are_complete_and_keep_the_processors_settings(

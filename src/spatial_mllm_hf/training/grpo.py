@@ -60,11 +60,16 @@ def make_trainer(recipe: GRPORecipe) -> SpatialMLLMGRPOTrainer:
         train_dataset=Dataset.from_list(rows),
         processing_class=processor,
         processor_kwargs=recipe.processor_kwargs(),
-        peft_config=_lora(recipe),
+        peft_config=lora_config(recipe),
     )
 
 
-def _lora(recipe: GRPORecipe) -> Any:
+def lora_config(recipe: GRPORecipe) -> Any:
+    """PEFT's settings of the adapters, None where the language model is trained whole.
+
+    Raises:
+        ValueError: if adapters are wanted and PEFT is not installed.
+    """
     if recipe.lora_rank is None:
         return None
     try:

@@ -12,14 +12,14 @@ through LoRA (`peft_config`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import trl
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import pad
+from trl.trainer.utils import RepeatSampler, pad
 
 from ..modeling.modeling_spatial_mllm import SpatialMLLMForConditionalGeneration
 from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
@@ -68,6 +68,14 @@ class SpatialMLLMGRPOTrainer(PublicNamesMixin, GRPOTrainer):
         _check_trained(self.model)
         if self.ref_model is not None:
             self._share_encoders(model)
+
+    def _get_train_sampler(self, dataset: Any = None) -> EpochRepeatSampler:
+        """TRL's order of prompts, but in later epochs the same to a run that goes on there."""
+        order: Any = super()._get_train_sampler(dataset)
+        options = {
+            name: getattr(order, name) for name in ("mini_repeat_count", "batch_size", "repeat_count", "shuffle")
+        }
+        return EpochRepeatSampler(order.data_source, seed=self.args.seed, **options)
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids of each prompt. Equal prompts, which are the rollouts of one, are processed once."""
@@ -173,6 +181,25 @@ class SpatialMLLMGRPOTrainer(PublicNamesMixin, GRPOTrainer):
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):  # those own a model's parameters
             for name in ENCODERS:
                 setattr(reference.model, name, getattr(model.model, name))
+
+
+class EpochRepeatSampler(RepeatSampler):
+    """Repeats prompts as TRL's does, in an order that follows from the seed and the epoch alone.
+
+    TRL's own draws one order after the other, and begins again with the first when a run goes on in a later epoch.
+    """
+
+    seed: int
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
 
 
 def _check_arguments(args: GRPOConfig) -> None:
