@@ -20,6 +20,12 @@ def rooms(
     ),
     workers: int = typer.Option(2, "--workers", min=1, help="Processes."),
     geometry: bool = typer.Option(False, "--geometry", help="Also write depth, objects and cameras of every frame."),
+    compass: bool = typer.Option(
+        False, "--compass", help="Walls in the same four colours in every room, walks that start facing the yellow one."
+    ),
+    seen_share: float = typer.Option(
+        1e-3, "--seen-share", help="Of a frame, from which an object in it counts as seen."
+    ),
     questions: bool = typer.Option(False, "--questions", help="Also write questions, as `eval vsibench` reads them."),
     max_questions: int = typer.Option(10, "--max-questions", min=0, help="Most questions of a task on a room."),
 ) -> None:
@@ -31,7 +37,7 @@ def rooms(
     from ..data.synthetic_data_set import ANNOTATIONS, QUESTIONS, VIDEOS, write_questions, write_rooms
     from ..data.synthetic_scenes import SceneSettings
 
-    settings = SceneSettings(frames, (int(width_by_height[1]), int(width_by_height[2])), fps)
+    settings = SceneSettings(frames, (int(width_by_height[1]), int(width_by_height[2])), fps, compass, seen_share)
     with common.Counter("rooms") as counter:
         report = write_rooms(out, scenes, settings, seed, geometry, workers, counter.show)
     for number, reason in report.replaced.items():

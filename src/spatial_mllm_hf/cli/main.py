@@ -15,6 +15,7 @@ from .convert import convert
 from .data import data
 from .data_cold_start import cold_start
 from .data_convert import scannet, scanqa, sqa3d
+from .data_reasoned import reasoned
 from .data_rooms import rooms
 from .evaluate import evaluate
 from .inspect_checkpoint import inspect
@@ -41,7 +42,7 @@ app.command()(push)
 app.command("make-tiny")(make_tiny)
 app.add_typer(convert)
 app.add_typer(data)
-for command in (rooms, scannet, scanqa, sqa3d):
+for command in (rooms, reasoned, scannet, scanqa, sqa3d):
     data.command()(command)
 data.command("cold-start")(cold_start)
 app.add_typer(train)

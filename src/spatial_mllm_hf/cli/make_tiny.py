@@ -1,4 +1,7 @@
-"""`spatial-mllm make-tiny OUT`: a tiny complete checkpoint with random weights, for tests and first steps."""
+"""`spatial-mllm make-tiny OUT`: a tiny complete checkpoint with random weights, for tests and first steps.
+
+With `--vggt`, the one that learns synthetic rooms: its VGGT has been trained, all else is new.
+"""
 
 import sys
 from pathlib import Path
@@ -11,9 +14,18 @@ from . import common
 def make_tiny(
     out: Path = typer.Argument(help="Folder to make; must not exist or be empty."),
     seed: int = typer.Option(0, help="Of the random weights."),
+    vggt: Path | None = typer.Option(
+        None, "--vggt", help="Folder of a VGGT trained on rooms: make the checkpoint that learns their questions."
+    ),
 ) -> None:
     """Write a tiny checkpoint with random weights. Its answers are meaningless words."""
     common.quiet_transformers()
+    if vggt is not None:
+        from ..training.tiny_rooms import write_start
+
+        folder = write_start(out, vggt, seed)
+        sys.stdout.write(f"Wrote {folder}: VGGT of {vggt}, all else random weights.\n")
+        return
     from ..hub.tiny_checkpoint import write_tiny_checkpoint
 
     folder = write_tiny_checkpoint(out, seed)

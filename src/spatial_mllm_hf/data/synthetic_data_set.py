@@ -38,7 +38,8 @@ from .synthetic_scenes import SceneSettings, SyntheticScene, make_scene, scene_n
 
 EDITION = 1  # of the rooms: goes up when the same seed gives other pictures or annotations
 ANNOTATIONS, QUESTIONS, VIDEOS = "annotations.json", "questions.jsonl", "videos"
-_SETTINGS, _SCENES, _GEOMETRY, _PARTIAL = "rooms.json", "scenes", "geometry", ".partial"
+GEOMETRY = "geometry"
+_SETTINGS, _SCENES, _PARTIAL = "rooms.json", "scenes", ".partial"
 _MOST_FAILURES = 20  # more than there are scenes wanted, before it is given up
 
 Progress = Callable[[int, int], None]
@@ -152,7 +153,7 @@ def _write_scene(folder: Path, settings: SceneSettings, geometry: bool, seed: in
     _write_whole(folder / VIDEOS / f"{name}.mp4", lambda part: write_clip(scene.frames.rgb, part, settings.frame_rate))
     if geometry:
         arrays = _geometry(scene)
-        _write_whole(folder / _GEOMETRY / f"{name}.safetensors", lambda part: part.write_bytes(save(arrays)))
+        _write_whole(folder / GEOMETRY / f"{name}.safetensors", lambda part: part.write_bytes(save(arrays)))
     _write_whole(target, lambda part: write_scene_annotations([scene.annotation], part))
     return None
 

@@ -24,7 +24,8 @@ def paint_face(room: Room, face: int, texel: float) -> Array:
         return np.full((len(y), len(x), 3), 1.2, np.float32)  # above 1: stands for the light that the floor throws up
     walls = ((0.87, 0.84, 0.77), (0.8, 0.85, 0.84), (0.86, 0.8, 0.76), (0.84, 0.85, 0.88))
     accents = ((0.5, 0.62, 0.6), (0.78, 0.62, 0.48), (0.55, 0.6, 0.7), (0.7, 0.7, 0.52))
-    wall = (accents if face == room.seed % 4 else walls)[room.seed // 4 % 4]
+    drawn = (accents if face == room.seed % 4 else walls)[room.seed // 4 % 4]
+    wall = room.wall_colours[face] if room.wall_colours else drawn
     paint = _colour(np.tile(1 - 0.03 * (x // 0.2 % 2), (len(y), 1)), wall)
     paint[y < 0.1], paint[y < 0.09] = (0.7, 0.69, 0.67), (0.93, 0.92, 0.9)  # the skirting board and its upper edge
     for patch in room.patches:

@@ -41,6 +41,7 @@ FEWEST_UNIQUE, FEWEST_REPEATED = 6, 2  # classes that a room should hold once, a
 _ATTEMPTS, _ROUNDS, _TRIES = 8, 6, 25  # to furnish a room so; to place a piece of furniture, so many tries a round
 _MARGIN = 0.06  # metres between pieces of furniture
 _NARROW = 4.6  # metres; rooms with a shorter side keep less of their middle free for the walk
+COMPASS_COLOURS: tuple[Vector, ...] = ((0.85, 0.35, 0.3), (0.35, 0.6, 0.85), (0.45, 0.75, 0.4), (0.9, 0.8, 0.35))
 FACE_AXES = ((1, 2), (0, 2), (0, 1))  # of a face across axis i: the axes of its texture's columns and rows
 
 
@@ -74,15 +75,19 @@ class WallPatch:
 
 @dataclass(frozen=True)
 class Room:
-    """A room of `size` (x, y, z) metres, its furniture, and what is on its walls. `seed` also picks the paint."""
+    """A room of `size` (x, y, z) metres, its furniture, and what is on its walls. `seed` also picks the paint.
+
+    `wall_colours`: of the walls, faces 0 to 3; () leaves them to the seed.
+    """
 
     size: Vector
     objects: tuple[RoomObject, ...]
     seed: int
     patches: tuple[WallPatch, ...] = ()
+    wall_colours: tuple[Vector, ...] = ()
 
 
-def make_room(seed: int, size: Vector | None = None) -> Room:
+def make_room(seed: int, size: Vector | None = None, compass: bool = False) -> Room:
     """Furnish a room; the same arguments give the same room. A piece that finds no place is left out.
 
     Rooms hold at least `FEWEST_UNIQUE` classes once and `FEWEST_REPEATED` more than once; with a small `size`, some may
@@ -91,6 +96,8 @@ def make_room(seed: int, size: Vector | None = None) -> Room:
     Args:
         seed: at least 0.
         size: x, y, z in metres; drawn from the seed by default.
+        compass: paint the walls in `COMPASS_COLOURS`, the same in all rooms, so that a picture tells which way the
+            camera looks.
 
     Raises:
         ValueError: a negative seed, or a size below `MIN_ROOM_SIZE`.
@@ -109,7 +116,7 @@ def make_room(seed: int, size: Vector | None = None) -> Room:
         best = max(best, objects, key=_variety)
         if _variety(best) == FEWEST_UNIQUE + FEWEST_REPEATED:
             break
-    return Room(size, tuple(best), seed, patches)
+    return Room(size, tuple(best), seed, patches, COMPASS_COLOURS if compass else ())
 
 
 def camera_path(room: Room, num_frames: int, size: tuple[int, int] = (224, 168)) -> tuple[Array, Array]:

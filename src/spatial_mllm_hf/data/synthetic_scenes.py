@@ -3,7 +3,7 @@
     scene = make_scene(seed=0, settings=SceneSettings(num_frames=32, size=(112, 84)))
     scene.frames.rgb, scene.annotation
 
-An object is seen in a frame where it covers `SEEN_SHARE` of the picture; one that no frame shows so is not in the
+An object is seen in a frame where it covers a share of the picture (`SEEN_SHARE` by default); one that no frame shows so is not in the
 annotation, as nobody could count it. Boxes, sizes and the room's area are exact.
 
 Shapes: S frames, H height, W width, K objects of a room.
@@ -23,6 +23,7 @@ from .synthetic_walks import draw_camera_path
 
 DATASET = "synthetic_rooms"
 SEEN_SHARE = 1e-3  # of a picture's pixels, as for scenes of ScanNet (`scannet_scenes.FEWEST_PIXELS`)
+COMPASS_JITTER = 0.25  # radians
 WALK_SECONDS = 20.0  # slow enough for categories to come into sight seconds apart, which the order of appearance needs
 
 
@@ -34,11 +35,16 @@ class SceneSettings:
         num_frames: of a walk.
         size: width and height in pixels, even, as clips need it.
         fps: frames a second; by default, as many as make the walk take `WALK_SECONDS`.
+        compass: the walls have the same four colours in every room, and walks start within `COMPASS_JITTER` of facing
+            the yellow one (the world's +y): small models can then learn where a camera looks.
+        seen_share: of a frame's pixels, from which an object counts as seen.
     """
 
     num_frames: int = 100
     size: tuple[int, int] = (224, 168)
     fps: float | None = None
+    compass: bool = False
+    seen_share: float = SEEN_SHARE
 
     def __post_init__(self) -> None:
         """Raises ValueError for a number that no clip can have."""
@@ -47,6 +53,8 @@ class SceneSettings:
             raise ValueError(f"size must be even, as H.264 clips are, got {width}x{height}")
         if self.num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {self.num_frames}")
+        if not 0 < self.seen_share <= 1:
+            raise ValueError(f"seen_share must be above 0 and at most 1, got {self.seen_share}")
         if not 0 < self.frame_rate <= 1000:
             raise ValueError(f"fps must be above 0 and at most 1000, got {self.frame_rate}")
 
@@ -79,12 +87,19 @@ def make_scene(seed: int, settings: SceneSettings) -> SyntheticScene:
     Raises:
         ValueError: a negative seed, or a room that nobody can walk in.
     """
-    room = make_room(seed)
-    extrinsics, intrinsics = draw_camera_path(room, settings.num_frames, settings.size)
+    room = make_room(seed, compass=settings.compass)
+    start = None
+    if settings.compass:
+        start = np.pi / 2 + float(np.random.default_rng([seed, 1]).uniform(-COMPASS_JITTER, COMPASS_JITTER))
+    extrinsics, intrinsics = draw_camera_path(room, settings.num_frames, settings.size, start_heading=start)
     frames = render(room, extrinsics, intrinsics, settings.size)
     seen = count_seen_pixels(frames.object_index, len(room.objects))
     annotation = room_annotation(
-        room, seen / (settings.size[0] * settings.size[1]), settings.frame_rate, scene_name(seed)
+        room,
+        seen / (settings.size[0] * settings.size[1]),
+        settings.frame_rate,
+        scene_name(seed),
+        min_share=settings.seen_share,
     )
     return SyntheticScene(room, frames, extrinsics, intrinsics, seen, annotation)
 

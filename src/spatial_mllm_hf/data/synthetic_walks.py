@@ -25,36 +25,49 @@ _SWEEP = np.radians(80)  # to each side, on a walk along a wall
 _SHORTEST_LINE, _SHORTEST_LEG, _MOST_LEGS = 1.0, 1.0, 4  # metres, metres, legs of a tour
 _TOURS, _SPOTS = 8, 16  # to begin, before it is given up; that a tour may lead to
 
-# Progress [S] from 0 to 1 -> points of the floor plan [S, 2] and headings [S]; None where the room has no such way.
-Way = Callable[[Room, Array, np.random.Generator], "tuple[Array, Array] | None"]
+# Progress [S] from 0 to 1, the heading to start with or None -> points of the floor plan [S, 2] and headings [S]; None
+# where the room has no such way.
+Way = Callable[[Room, Array, np.random.Generator, "float | None"], "tuple[Array, Array] | None"]
 
 
 def draw_camera_path(
-    room: Room, num_frames: int, size: tuple[int, int] = (224, 168), seed: int = 0, kind: WalkKind | None = None
+    room: Room,
+    num_frames: int,
+    size: tuple[int, int] = (224, 168),
+    seed: int = 0,
+    kind: WalkKind | None = None,
+    start_heading: float | None = None,
 ) -> tuple[Array, Array]:
     """A walk through free space, at least `CLEARANCE` from walls and furniture; the same arguments give the same walk.
 
     Args:
         kind: "round" about the middle, "turn" on a spot, along a "line", or a "tour" of several places; by default
             drawn from those that the room has.
+        start_heading: where the first frame looks, in radians as for `cameras_along`; drawn by default. A walk along a
+            line looks into the room first and cannot begin elsewhere.
 
     Returns:
         extrinsics and intrinsics as of `camera_path`.
 
     Raises:
-        ValueError: fewer than 1 frame, a size below 2 pixels, an unknown kind, or a room without such a way.
+        ValueError: fewer than 1 frame, a size below 2 pixels, an unknown kind, a line with a heading to start with, or a room
+            without such a way.
     """
     checked_size(size)
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
     if kind is not None and kind not in get_args(WalkKind):
         raise ValueError(f"kind must be one of {', '.join(get_args(WalkKind))}, got {kind!r}")
+    if kind == "line" and start_heading is not None:
+        raise ValueError('a walk of kind "line" has no start_heading of choice')
     rng = np.random.default_rng([room.seed, seed])
     time = np.arange(num_frames) / num_frames
     progress = time - rng.uniform(0, _SLOWEST) * np.sin(2 * np.pi * time) / (2 * np.pi)
     kinds = rng.permutation(get_args(WalkKind)).tolist() if kind is None else [kind]
     for name in kinds:
-        way = _WAYS[name](room, progress, rng)
+        if name == "line" and start_heading is not None:
+            continue
+        way = _WAYS[name](room, progress, rng, start_heading)
         if way is not None:
             break
     else:
@@ -73,22 +86,25 @@ def clearance(room: Room, points: Array) -> Array:
     return gap
 
 
-def _round(room: Room, progress: Array, rng: np.random.Generator) -> tuple[Array, Array] | None:
+def _round(room: Room, progress: Array, rng: np.random.Generator, start: float | None) -> tuple[Array, Array] | None:
     """About the middle, looking across it."""
-    turn = rng.uniform(0, 2 * np.pi) + rng.choice((-1, 1)) * 2 * np.pi * progress
+    drawn = rng.uniform(0, 2 * np.pi)
+    turn = (drawn if start is None else start - np.pi) + rng.choice((-1, 1)) * 2 * np.pi * progress
     try:
-        return free_round(room, turn)[:, :2], turn + np.pi + rng.uniform(0, 0.3) * np.sin(2 * turn)
+        return free_round(room, turn)[:, :2], turn + np.pi + rng.uniform(0, 0.3) * (
+            np.sin(2 * turn) - (0 if start is None else np.sin(2 * turn[0]))
+        )
     except ValueError:
         return None
 
 
-def _turn(room: Room, progress: Array, rng: np.random.Generator) -> tuple[Array, Array] | None:
+def _turn(room: Room, progress: Array, rng: np.random.Generator, start: float | None) -> tuple[Array, Array] | None:
     """On a spot, once about and a little more."""
     spots = _free_spots(room, rng)
-    return (np.tile(spots[0], (len(progress), 1)), _turning(progress, rng)) if len(spots) else None
+    return (np.tile(spots[0], (len(progress), 1)), _turning(progress, rng, start)) if len(spots) else None
 
 
-def _line(room: Room, progress: Array, rng: np.random.Generator) -> tuple[Array, Array] | None:
+def _line(room: Room, progress: Array, rng: np.random.Generator, start: float | None) -> tuple[Array, Array] | None:
     """Along one of the walls, looking into the room, from one side to the other."""
     best: Array = np.zeros((0, 2))
     for _ in range(_DRAWS // 4):
@@ -108,7 +124,7 @@ def _line(room: Room, progress: Array, rng: np.random.Generator) -> tuple[Array,
     return start + (end - start) * progress[:, None], np.arctan2(inward[1], inward[0]) + sweep
 
 
-def _tour(room: Room, progress: Array, rng: np.random.Generator) -> tuple[Array, Array] | None:
+def _tour(room: Room, progress: Array, rng: np.random.Generator, start: float | None) -> tuple[Array, Array] | None:
     """Straight from place to place, the corners rounded where there is room, turning once about on the way."""
     for _ in range(_TOURS):
         places = _places_in_sight(room, _free_spots(room, rng))
@@ -122,7 +138,7 @@ def _tour(room: Room, progress: Array, rng: np.random.Generator) -> tuple[Array,
         smooth = np.vstack([smooth[:1], cut.reshape(-1, 2), smooth[-1:]])
     if clearance(room, _resample(smooth, np.linspace(0, 1, 400))).min() <= CLEARANCE:
         smooth = places
-    return _resample(smooth, progress), _turning(progress, rng)
+    return _resample(smooth, progress), _turning(progress, rng, start)
 
 
 _WAYS: dict[str, Way] = {"round": _round, "turn": _turn, "line": _line, "tour": _tour}
@@ -147,9 +163,10 @@ def _places_in_sight(room: Room, spots: Array) -> Array:
     return places
 
 
-def _turning(progress: Array, rng: np.random.Generator) -> Array:
+def _turning(progress: Array, rng: np.random.Generator, start: float | None) -> Array:
     """Headings [S] that turn once about and a little more."""
-    return rng.uniform(0, 2 * np.pi) + rng.choice((-1, 1)) * rng.uniform(1.0, 1.25) * 2 * np.pi * progress
+    drawn = rng.uniform(0, 2 * np.pi)
+    return (drawn if start is None else start) + rng.choice((-1, 1)) * rng.uniform(1.0, 1.25) * 2 * np.pi * progress
 
 
 def _resample(line: Array, progress: Array) -> Array:

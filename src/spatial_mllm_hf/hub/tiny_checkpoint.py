@@ -78,7 +78,7 @@ def tiny_processor() -> SpatialMLLMProcessor:
     """The processor: bytes as tokens, frames of at most 140 x 140 pixels."""
     return SpatialMLLMProcessor(
         image_processor=Qwen2VLImageProcessor(size=dict(PIXELS)),
-        tokenizer=_byte_tokenizer(),
+        tokenizer=byte_tokenizer(),
         video_processor=SpatialMLLMVideoProcessor(size=dict(PIXELS), candidate_size=CANDIDATE_SIZE),
         chat_template=CHAT_TEMPLATE,
     )
@@ -154,7 +154,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> SpatialMLLMConfig:
     )
 
 
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each byte, and the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
-from ..data.synthetic_data_set import VIDEOS
+from ..data.synthetic_data_set import GEOMETRY, VIDEOS
 from ..modeling.configuration_spatial_mllm import VGGTConfig
 from ..modeling.modeling_vggt import VGGTModel
 from ..modeling.vggt_camera_head import NUM_REFINEMENTS
@@ -33,7 +33,6 @@ from ..processing.frame_sampling_spatial_mllm import uniform_indices
 from ..processing.video_decoding_spatial_mllm import decode_frames
 from .geometry_losses import constant_output, geometry_errors, geometry_losses, scene_targets
 
-GEOMETRY = "geometry"  # of a folder of rooms: depth and cameras
 START_FIELD_OF_VIEW = 1.0  # radians, of a camera head that has learnt nothing
 START_MOTION = 0.02  # factor on its last weights
 Clip = dict[str, torch.Tensor]
@@ -47,6 +46,9 @@ class GeometryRecipe(TrainingArguments):
         rooms: folder of rooms to learn from, with geometry.
         held_out: folder of rooms to measure on.
         num_frames: fewest and most of a sample; measured on the most.
+        keep_first: every sample begins with its walk's first frame, whichever stretch the others are from. For rooms
+            made with `compass`, whose walks start alike: what a camera looks at then tells how it is turned against the
+            first. From two headings that are both unknown no small VGGT learnt the turn between them.
         unit: metres that are 1, for all scenes; by default each scene has its own, as in the paper.
         camera_weight, depth_weight, points_weight: of the losses. The camera's is the public code's; the paper weighs
             all alike.
@@ -59,6 +61,7 @@ class GeometryRecipe(TrainingArguments):
     rooms: str = ""
     held_out: str = ""
     num_frames: list[int] = field(default_factory=lambda: [2, 8])
+    keep_first: bool = False
     unit: float | None = None
     camera_weight: float = 5.0
     depth_weight: float = 1.0
@@ -94,13 +97,14 @@ class RoomClips(Dataset[Clip]):
         folder: of rooms.
         num_frames: S, at even steps in time.
         seed: of the stretch of the walk that they are taken from; without one it is the whole.
+        keep_first: the first of them is that of the walk.
 
     Raises:
         ValueError: for a folder without rooms that have geometry.
     """
 
-    def __init__(self, folder: Path, num_frames: int, seed: int | None = None) -> None:
-        self.folder, self.num_frames, self.seed, self.epoch = folder, num_frames, seed, 0
+    def __init__(self, folder: Path, num_frames: int, seed: int | None = None, keep_first: bool = False) -> None:
+        self.folder, self.num_frames, self.seed, self.keep_first, self.epoch = folder, num_frames, seed, keep_first, 0
         self.files = sorted((folder / GEOMETRY).glob("room_*[0-9].safetensors"))
         if not self.files:
             raise ValueError(
@@ -136,7 +140,8 @@ class RoomClips(Dataset[Clip]):
         rng = np.random.default_rng([self.seed, self.epoch, index])
         length = int(rng.integers(self.num_frames, available + 1))
         first = int(rng.integers(available - length + 1))
-        return [first + number for number in uniform_indices(length, self.num_frames)]
+        chosen = [first + number for number in uniform_indices(length, self.num_frames)]
+        return [0, *chosen[1:]] if self.keep_first else chosen
 
 
 class GeometryTrainer(Trainer):
@@ -244,7 +249,7 @@ def run_geometry(recipe: GeometryRecipe) -> dict[str, float]:
     trainer = GeometryTrainer(
         new_vggt(recipe.vggt),
         recipe,
-        train_dataset=RoomClips(Path(recipe.rooms), most, recipe.seed),
+        train_dataset=RoomClips(Path(recipe.rooms), most, recipe.seed, recipe.keep_first),
         eval_dataset=RoomClips(Path(recipe.held_out), most),
     )
     folder = Path(str(recipe.output_dir))
