@@ -1,5 +1,6 @@
 """Synthetic rooms: the ground truth must follow from the boxes, so that generated answers are exact."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from spatial_mllm_hf.data.synthetic_furniture import FURNITURE
+from spatial_mllm_hf.data.synthetic_paint import paint_face
 from spatial_mllm_hf.data.synthetic_rendering import RenderedFrames, render
 from spatial_mllm_hf.data.synthetic_rooms import (
     CLEARANCE,
+    COMPASS_COLOURS,
     EYE_HEIGHT,
     Box,
     Room,
@@ -116,6 +119,42 @@ def test_seed_decides_the_pixels() -> None:
     assert make_room(5) != make_room(6)
     np.testing.assert_array_equal(pictures[0], pictures[1])
     assert (pictures[0] != pictures[2]).mean() > 0.5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_compass_changes_the_colours_of_the_walls_alone(seed: int) -> None:
+    assert make_room(seed).wall_colours == ()
+    assert make_room(seed, compass=True) == replace(make_room(seed), wall_colours=COMPASS_COLOURS)
+    small = (4.0, 5.0, 2.5)
+    assert make_room(seed, small, compass=True) == replace(make_room(seed, small), wall_colours=COMPASS_COLOURS)
+
+
+def test_colours_of_the_compass_are_red_blue_green_and_yellow() -> None:
+    red, blue, green, yellow = COMPASS_COLOURS
+    assert [int(np.argmax(colour)) for colour in (red, blue, green)] == [0, 2, 1]
+    assert min(yellow[:2]) > 2 * yellow[2]
+
+
+@pytest.mark.parametrize("seed", [0, 5, 10])
+def test_walls_are_painted_in_the_colours_that_a_room_says(seed: int) -> None:
+    room, bare = make_room(seed), replace(make_room(seed), patches=())
+    colours = ((0.1, 0.2, 0.3), (0.9, 0.1, 0.1), (0.4, 0.6, 0.2), (0.5, 0.5, 0.9))
+    drawn = set()
+    for face in range(4):
+        plain = paint_face(replace(bare, wall_colours=colours), face, 0.05)[2:]  # above the skirting board
+        shade = plain / np.array(colours[face], np.float32)  # of the stripes
+        assert shade.min() == pytest.approx(0.97)
+        assert shade.max() == pytest.approx(1)
+        drawn.add(tuple(paint_face(bare, face, 0.05)[-1].max(0).tolist()))
+        with_patches = [paint_face(replace(room, wall_colours=given), face, 0.05) for given in ((), colours)]
+        same = (with_patches[0] == with_patches[1]).all(-1)
+        assert same.any()  # doors, windows, pictures and skirting boards keep their colours
+        assert not same.all()
+    assert len(drawn) == 2  # without colours of their own, one wall is set off from three
+    for face in (4, 5):
+        np.testing.assert_array_equal(
+            paint_face(replace(room, wall_colours=colours), face, 0.05), paint_face(room, face, 0.05)
+        )
 
 
 def test_pixels_of_an_object_lie_on_its_parts(shot: Shot) -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from spatial_mllm_hf.data.question_generation import GENERATED_TYPES, generate_questions
 from spatial_mllm_hf.data.scene_annotations import read_scene_annotations, write_scene_annotations
-from spatial_mllm_hf.data.synthetic_rooms import Room, RoomObject, box_corners, make_room
+from spatial_mllm_hf.data.synthetic_rooms import COMPASS_COLOURS, Room, RoomObject, box_corners, make_room
 from spatial_mllm_hf.data.synthetic_scenes import (
+    COMPASS_JITTER,
+    SEEN_SHARE,
     SceneSettings,
     SyntheticScene,
     count_seen_pixels,
@@ -125,6 +127,71 @@ def test_seed_decides_the_scene(scenes: list[SyntheticScene]) -> None:
     assert scenes[3].annotation.name == scene_name(3) == "room_000003"
 
 
+@pytest.fixture(scope="module")
+def compass_scenes() -> list[SyntheticScene]:
+    return [make_scene(seed, SceneSettings(6, (56, 42), compass=True)) for seed in range(10)]
+
+
+def pixels_of_walls(scene: SyntheticScene, frame: int) -> list[np.ndarray]:
+    """Colours `[N, 3]` of the pixels that show each of the four walls, above the skirting board, by exact depth."""
+    height, width = scene.frames.depth.shape[1:]
+    columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    rays = np.stack([columns, rows, np.ones_like(rows)], -1) @ np.linalg.inv(scene.intrinsics[frame]).T
+    in_camera = rays * scene.frames.depth[frame][..., None]
+    x, y, z = np.moveaxis((in_camera - scene.extrinsics[frame, :, 3]) @ scene.extrinsics[frame, :, :3], -1, 0)
+    background = (scene.frames.object_index[frame] == -1) & (z > 0.15)
+    planes = (x, x - scene.room.size[0], y, y - scene.room.size[1])
+    return [scene.frames.rgb[frame][background & (abs(plane) < 1e-3)].astype(float) for plane in planes]
+
+
+def test_the_first_frame_looks_at_the_yellow_wall(compass_scenes: list[SyntheticScene]) -> None:
+    headings, most = [], 0
+    for scene in compass_scenes:
+        forward = scene.extrinsics[0, 2]
+        headings.append(np.arctan2(forward[1], forward[0]) - np.pi / 2)
+        red, blue, green, yellow = (len(pixels) for pixels in pixels_of_walls(scene, 0))
+        assert yellow > 400
+        assert green == 0  # is behind the camera
+        most += yellow > max(red, blue)
+    assert max(np.abs(headings)) <= COMPASS_JITTER
+    assert np.ptp(headings) > COMPASS_JITTER
+    assert most >= len(compass_scenes) - 2  # a camera beside another wall may see more of that
+
+
+def test_walls_have_the_colours_of_the_compass_in_every_room_and_light(compass_scenes: list[SyntheticScene]) -> None:
+    hues = np.array(COMPASS_COLOURS) / np.linalg.norm(COMPASS_COLOURS, axis=1, keepdims=True)
+    seen = Counter[int]()
+    for scene in compass_scenes:
+        frames = [pixels_of_walls(scene, frame) for frame in range(6)]
+        for face in range(4):
+            pixels = np.concatenate([walls[face] for walls in frames])
+            if len(pixels) > 600:  # of which a door, a window or pictures are the lesser part
+                assert int(np.argmax(hues @ np.median(pixels, axis=0))) == face, scene.annotation.name
+                seen[face] += 1
+    assert min(seen[face] for face in range(4)) >= 3
+
+
+def test_without_a_compass_walks_start_anywhere(scenes: list[SyntheticScene]) -> None:
+    headings = [np.arctan2(scene.extrinsics[0, 2, 1], scene.extrinsics[0, 2, 0]) for scene in scenes]
+    assert np.ptp(headings) > 2
+    assert all(scene.room.wall_colours == () for scene in scenes)
+
+
+def test_what_covers_less_than_its_share_is_not_annotated() -> None:
+    few, all_of_them = (make_scene(2, SceneSettings(8, (56, 42), seen_share=share)) for share in (0.02, SEEN_SHARE))
+    np.testing.assert_array_equal(few.seen_pixels, all_of_them.seen_pixels)
+    best = few.seen_pixels.max(0) / (56 * 42)
+    for scene, share in ((few, 0.02), (all_of_them, 1e-3)):
+        shown = [obj.name for obj, covered in zip(scene.room.objects, best, strict=True) if covered >= share]
+        assert scene.annotation.object_counts == Counter(shown)
+        assert sum(len(boxes) for boxes in scene.annotation.boxes.values()) == len(shown)
+    missing = sum(all_of_them.annotation.object_counts.values()) - sum(few.annotation.object_counts.values())
+    assert missing >= 2
+    later = [few.annotation.first_seen[name] - all_of_them.annotation.first_seen[name] for name in few.annotation.boxes]
+    assert min(later) >= 0
+    assert max(later) > 0
+
+
 def test_annotations_survive_their_file(scenes: list[SyntheticScene], tmp_path: Path) -> None:
     write_scene_annotations([scene.annotation for scene in scenes], tmp_path / "rooms.json")
     read = list(read_scene_annotations(tmp_path / "rooms.json"))
@@ -143,6 +210,8 @@ def test_a_walk_takes_20_seconds_unless_told_otherwise() -> None:
         ({"size": (57, 42)}, "size must be even, as H.264 clips are, got 57x42"),
         ({"size": (56, 0)}, r"size must be \(width, height\)"),
         ({"fps": 0.0}, "fps must be above 0 and at most 1000, got 0.0"),
+        ({"seen_share": 0.0}, "seen_share must be above 0 and at most 1, got 0.0"),
+        ({"seen_share": 1.5}, "seen_share must be above 0 and at most 1, got 1.5"),
     ],
 )
 def test_settings_that_no_clip_can_have(settings: dict, message: str) -> None:

@@ -118,6 +118,67 @@ def test_all_kinds_are_drawn() -> None:
     assert found == set(get_args(WalkKind))
 
 
+@pytest.mark.parametrize(
+    ("kind", "place", "headings"),
+    [
+        ("round", [4.36007, 2.155795, 1.593981], [-82.9467, 151.1178]),
+        ("turn", [3.790229, 1.492565, 1.592913], [103.7991, -113.0131]),
+        ("line", [2.456365, 3.13469, 1.649163], [-10.0, -65.8962]),
+        ("tour", [1.709949, 3.111373, 1.592913], [103.7991, -113.0131]),
+    ],
+)
+def test_a_seed_gives_the_walk_that_it_has_always_given(
+    kind: WalkKind, place: list[float], headings: list[float]
+) -> None:
+    """Values of the first edition: rooms of a folder that grows must stay what they are."""
+    extrinsics, _ = draw_camera_path(ROOMS[0], 5, SIZE, kind=kind)
+    places, found = places_and_headings(extrinsics)
+    np.testing.assert_allclose(places[2], place, atol=1e-5)
+    turned = found[[0, 2]] - np.array(headings)
+    np.testing.assert_allclose(np.cos(np.radians(turned)), 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["round", "turn", "tour", None])
+@pytest.mark.parametrize("heading", [np.pi / 2, -2.5, 7.0])
+def test_a_walk_starts_where_it_is_told_to_look(kind: WalkKind | None, heading: float) -> None:
+    paths = []
+    for room in ROOMS:
+        for seed in range(3):
+            extrinsics, _ = draw_camera_path(room, 12, SIZE, seed, kind, start_heading=heading)
+            looked = extrinsics[0, 2, :2] / np.linalg.norm(extrinsics[0, 2, :2])
+            np.testing.assert_allclose(looked, [np.cos(heading), np.sin(heading)], atol=1e-12)
+            places, _ = places_and_headings(extrinsics)
+            assert (clearance(room, places[:, :2]) > CLEARANCE - 1e-9).all()
+            paths.append(extrinsics)
+    for number, path in enumerate(paths):
+        assert all(np.abs(path - other).max() > 1e-3 for other in paths[:number])
+
+
+@pytest.mark.parametrize("kind", ["turn", "tour"])
+def test_where_a_walk_starts_to_look_turns_all_of_it_and_moves_none(kind: WalkKind) -> None:
+    for room in ROOMS:
+        (places, drawn), (told_places, told) = (
+            places_and_headings(draw_camera_path(room, 20, SIZE, kind=kind, start_heading=start)[0])
+            for start in (None, 1.0)
+        )
+        np.testing.assert_allclose(told_places, places, atol=1e-9)
+        np.testing.assert_allclose(np.diff(told), np.diff(drawn), atol=1e-9)
+
+
+def test_a_round_that_is_told_where_to_look_still_looks_across_the_middle() -> None:
+    for room in ROOMS:
+        places, headings = places_and_headings(draw_camera_path(room, 60, SIZE, kind="round", start_heading=2.0)[0])
+        outward = np.degrees(np.arctan2(*(places[:, :2] - np.array(room.size[:2]) / 2).T[::-1]))
+        assert (np.cos(np.radians(headings - outward)) < -0.75).all()
+
+
+def test_no_walk_along_a_line_is_drawn_where_the_start_is_told() -> None:
+    for seed in range(24):
+        places, _ = places_and_headings(draw_camera_path(ROOMS[5], 30, SIZE, seed, start_heading=0.0)[0])
+        extent = np.sort(np.ptp(places[:, :2], axis=0))
+        assert extent[0] > 0.1 or extent[1] < 1e-9  # neither of a line's
+
+
 def test_intrinsics_fit_the_picture() -> None:
     _, intrinsics = draw_camera_path(ROOMS[0], 3, (112, 84))
     assert intrinsics.shape == (3, 3, 3)
@@ -136,3 +197,10 @@ def test_errors() -> None:
         draw_camera_path(blocked_room(), 4, kind="turn")
     with pytest.raises(ValueError, match=r"no free way for a walk of kind .*, .*, .*, .*; move its objects"):
         draw_camera_path(blocked_room(), 4)
+    with pytest.raises(ValueError, match=r"start_heading must be None for a walk of kind line, .* got 0.5"):
+        draw_camera_path(ROOMS[0], 4, kind="line", start_heading=0.5)
+    with pytest.raises(
+        ValueError, match=r"no free way for a walk of kind (round|turn|tour), \w+, \w+; move its"
+    ) as error:
+        draw_camera_path(blocked_room(), 4, start_heading=0.5)
+    assert "line" not in str(error.value)

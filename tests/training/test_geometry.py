@@ -15,6 +15,7 @@ from spatial_mllm_hf.data.synthetic_rooms import camera_path, make_room
 from spatial_mllm_hf.data.synthetic_scenes import SceneSettings
 from spatial_mllm_hf.modeling.modeling_vggt import VGGTOutput
 from spatial_mllm_hf.modeling.vggt_geometry import decode_pose, rotation_from_quaternion
+from spatial_mllm_hf.training import geometry
 from spatial_mllm_hf.training.geometry import GeometryRecipe, RoomClips, new_vggt, run_geometry
 from spatial_mllm_hf.training.geometry_losses import (
     CONFIDENCE_REWARD,
@@ -29,6 +30,7 @@ from spatial_mllm_hf.training.geometry_losses import (
     rotation_angle,
     scene_targets,
 )
+from spatial_mllm_hf.training.recipes import read_recipe
 
 WIDTH, HEIGHT = 56, 42
 MINUTE = {
@@ -322,6 +324,28 @@ def test_frames_are_drawn_by_seed_and_epoch(rooms: Path) -> None:
     assert len(seen) > 3
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_first_frame_of_the_walk_may_be_kept(count: int, rooms: Path) -> None:
+    whole = RoomClips(rooms, 6)
+    drawn, kept = RoomClips(rooms, count, seed=1), RoomClips(rooms, count, seed=1, keep_first=True)
+    away = 0
+    for epoch in range(8):
+        drawn.set_epoch(epoch)
+        kept.set_epoch(epoch)
+        for room in range(2):
+            without, clip = drawn[room], kept[room]
+            for name, values in clip.items():
+                assert torch.equal(values[0], whole[room][name][0]), name
+                assert torch.equal(values[1:], without[name][1:]), name  # the others are drawn as ever
+            away += not torch.equal(clip["extrinsics"][0], without["extrinsics"][0])
+    assert away > 3
+
+
+def test_a_clip_of_the_whole_walk_begins_with_its_first_frame_anyway(rooms: Path) -> None:
+    for name, values in RoomClips(rooms, 3, keep_first=True)[0].items():
+        assert torch.equal(values, RoomClips(rooms, 3)[0][name]), name
+
+
 def test_folders_without_geometry(rooms: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no rooms with geometry; make some: spatial-mllm data rooms"):
         RoomClips(tmp_path, 2)
@@ -379,6 +403,29 @@ def test_a_model_with_one_head_learns_its_loss_alone(rooms: Path, tmp_path: Path
     metrics = run_geometry(recipe(rooms, tmp_path, max_steps=1, vggt={**MINUTE, "heads": ["points"]}))
     assert "eval_point_metres" in metrics
     assert not {"eval_depth_relative", "eval_rotation_degrees"} & set(metrics)
+
+
+@pytest.mark.parametrize("keep_first", [True, False])
+def test_the_recipe_says_whether_first_frames_are_kept(
+    keep_first: bool, rooms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Recorded(RoomClips):
+        """Remembers which there were."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append((self.seed, self.keep_first))
+
+    monkeypatch.setattr(geometry, "RoomClips", Recorded)
+    run_geometry(recipe(rooms, tmp_path, max_steps=1, seed=3, keep_first=keep_first))
+    assert made == [(3, keep_first), (None, False)]  # rooms to learn from, and those to measure on
+
+
+def test_first_frames_are_kept_for_the_tiny_model_alone(rooms: Path, tmp_path: Path) -> None:
+    assert not recipe(rooms, tmp_path).keep_first
+    assert read_recipe("tiny_geometry")["keep_first"] is True
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,37 @@
 """`spatial-mllm data reasoned`: questions on synthetic rooms with trains of thought that are true."""
 
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from ..data.conversations import Conversation
 
 
 def reasoned(
     folder: Path = typer.Argument(help="Of rooms that `data rooms --geometry` made."),
     out: Path = typer.Option(..., "--out", "-o", help="File of conversations to write, .jsonl or .parquet."),
     questions: int = typer.Option(10, "--questions", min=1, help="Of a sample, turn by turn."),
-    samples: int = typer.Option(1, "--samples", min=1, help="Of a room, each with other questions."),
+    samples: int = typer.Option(1, "--samples", min=1, help="Of a room, each with questions drawn anew."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the questions."),
 ) -> None:
     """Write training samples whose answers draw a map of the room first and reason on it."""
     from ..data.conversations import write_conversations
     from ..data.reasoned_rooms import reasoned_rooms
 
-    count = 0
+    counts: Counter[str] = Counter()
+    written = write_conversations(_counted(reasoned_rooms(folder, questions, samples, seed), counts), out)
+    sys.stdout.write(f"Wrote {out}: {counts.total():,} questions in {written:,} samples on {len(counts):,} rooms.\n")
 
-    def counted():  # type: ignore[no-untyped-def]
-        nonlocal count
-        for conversation in reasoned_rooms(folder, questions, samples, seed):
-            count += len(conversation.turns) // 2
-            yield conversation
 
-    write_conversations(counted(), out)
-    sys.stdout.write(f"Wrote {out}: {count:,} questions.\n")
+def _counted(conversations: "Iterator[Conversation]", counts: Counter[str]) -> "Iterator[Conversation]":
+    """Counts each room's questions as they pass; no question at all is an error, before a file is written."""
+    for conversation in conversations:
+        counts[conversation.metadata["scene_name"]] += len(conversation.turns) // 2
+        yield conversation
+    if not counts:
+        raise ValueError("None of the rooms has a question to ask; are they too bare, or is too little of them seen?")

@@ -17,13 +17,20 @@ def make_tiny(
     vggt: Path | None = typer.Option(
         None, "--vggt", help="Folder of a VGGT trained on rooms: make the checkpoint that learns their questions."
     ),
+    without_geometry: bool = typer.Option(
+        False, "--without-geometry", help="With --vggt: leave it unused, for comparison."
+    ),
 ) -> None:
     """Write a tiny checkpoint with random weights. Its answers are meaningless words."""
+    if without_geometry and vggt is None:
+        raise ValueError(
+            "--without-geometry makes a twin of the checkpoint that --vggt makes: name a VGGT, or leave it out."
+        )
     common.quiet_transformers()
     if vggt is not None:
         from ..training.tiny_rooms import write_start
 
-        folder = write_start(out, vggt, seed)
+        folder = write_start(out, vggt, seed, without_geometry)
         sys.stdout.write(f"Wrote {folder}: VGGT of {vggt}, all else random weights.\n")
         return
     from ..hub.tiny_checkpoint import write_tiny_checkpoint

@@ -3,7 +3,7 @@
 A teacher's reasoning (`data cold-start`) is as good as the teacher; of an annotated scene, everything is known. The
 thoughts begin with a map, as VSI-Bench's authors let models draw one (arXiv 2412.14171, section 5.3), here in metres:
 
-    <think>bed -1.5 2.0; chair 0.5 1.0 and 1.5 -0.5; tv 2.0 2.0. tv 15°, bed 90°, turn 75°, left</think>
+    <think>bed -1.5 3.0; chair 0.5 1.0 and 1.5 -0.5; stool -1.5 1.0; tv 2.0 2.0. tv 15°, bed 90°, turn 75°, left</think>
     <answer>A</answer>
 
 - The map names each category, in alphabetical order, and the places of its objects: metres to the right of and ahead of
@@ -86,7 +86,8 @@ class ReasonedAnswers:
         angles = [np.degrees(np.arctan2(*(there - standing)[::-1])) for there in (facing, target)]
         turn = float(bearings(standing, facing, target[None])[0])
         word = answer(self.answers, question_type, fields)
-        return f"{fields['facing']}{_angle(angles[0])}, {fields['target']}{_angle(angles[1])}, turn{_angle(turn)}, {word}"
+        headings = f"{fields['facing']}{_angle(angles[0])}, {fields['target']}{_angle(angles[1])}"
+        return f"{headings}, turn{_angle(turn)}, {word}"
 
     def _absolute_distance(self, question_type: QuestionType, fields: Fields) -> str:
         first, second = (self.place(self.answers.unique_box(fields[name]).centroid) for name in ("first", "second"))
@@ -98,10 +99,10 @@ class ReasonedAnswers:
         return f"{', '.join(distances)}: {self.answers.nearest(fields['anchor'], choices)}"
 
     def _appearance_order(self, question_type: QuestionType, fields: Fields) -> str:
+        order = answer(self.answers, question_type, fields)
         seen = self.answers.scene.first_seen
-        categories = split_list(fields["categories"])
-        times = [f"{name}{_numbers(seen[name])}" for name in categories]
-        return f"{', '.join(times)}: {answer(self.answers, question_type, fields)}"
+        times = [f"{name}{_numbers(seen[name])}" for name in split_list(fields["categories"])]
+        return f"{', '.join(times)}: {order}"
 
 
 _THOUGHTS: Mapping[str, Callable[[ReasonedAnswers, QuestionType, Fields], str]] = {
@@ -115,12 +116,18 @@ _THOUGHTS: Mapping[str, Callable[[ReasonedAnswers, QuestionType, Fields], str]] 
 
 
 def reasoned_conversation(
-    name: str, reasoned: ReasonedAnswers, questions: Sequence[SpatialQuestion], prompt: Callable[..., str] = grpo_prompt
+    name: str, reasoned: ReasonedAnswers, questions: Sequence[SpatialQuestion], is_plain: bool = False
 ) -> Conversation:
-    """Questions on one scene as turns of one sample. The first answer draws the map; the others go on from it."""
+    """Questions on one scene as turns of one sample. The first answer draws the map; the others go on from it.
+
+    Args:
+        is_plain: put the questions without GRPO's instructions, as somebody at a terminal does.
+    """
     turns = []
     for number, question in enumerate(questions):
-        text = prompt(question_with_options(question), "number" if question.is_numerical else "multiple_choice")
+        text = question_with_options(question)
+        if not is_plain:
+            text = grpo_prompt(text, "number" if question.is_numerical else "multiple_choice")
         turns.append(("human", text if number else f"{VIDEO_TAG}\n{text}"))
         turns.append(("gpt", reasoned.answer(question, with_map=number == 0)))
     return Conversation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from safetensors import safe_open
@@ -17,6 +18,7 @@ from .spatial_questions import SpatialQuestion
 from .synthetic_data_set import ANNOTATIONS, GEOMETRY
 
 _CANDIDATES = 30  # of each task and room, to draw from
+_PLAIN_EVERY = 4  # samples of a room, of which the last has questions without instructions
 
 
 def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0) -> Iterator[Conversation]:
@@ -25,7 +27,7 @@ def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed:
     Args:
         folder: of rooms with geometry, out of which the first camera comes.
         num_questions: of a sample; the tasks that a room supports get as many each as can be, the others by lot.
-        num_samples: of a room, each with questions of its own.
+        num_samples: of a room, each with questions drawn anew.
         seed: of the questions.
 
     Raises:
@@ -54,9 +56,11 @@ def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed:
         reasoned = ReasonedAnswers(SceneAnswers(scene), extrinsics)
         questions = generate_questions(scene, seed, settings)
         for number in range(num_samples):
-            chosen = _even_share(questions, num_questions, np.random.default_rng([seed, number]))
+            rng = np.random.default_rng([seed, number, crc32(scene.name.encode())])  # another order in each room
+            chosen = _even_share(questions, num_questions, rng)
             if chosen:
-                yield reasoned_conversation(f"{scene.name}-{number}", reasoned, chosen)
+                is_plain = number % _PLAIN_EVERY == _PLAIN_EVERY - 1
+                yield reasoned_conversation(f"{scene.name}-{number}", reasoned, chosen, is_plain)
 
 
 def _even_share(questions: list[SpatialQuestion], count: int, rng: np.random.Generator) -> list[SpatialQuestion]:

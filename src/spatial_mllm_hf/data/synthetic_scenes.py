@@ -3,8 +3,8 @@
     scene = make_scene(seed=0, settings=SceneSettings(num_frames=32, size=(112, 84)))
     scene.frames.rgb, scene.annotation
 
-An object is seen in a frame where it covers a share of the picture (`SEEN_SHARE` by default); one that no frame shows so is not in the
-annotation, as nobody could count it. Boxes, sizes and the room's area are exact.
+An object is seen in a frame where it covers a share of the picture (`SEEN_SHARE` by default); one that no frame shows
+so is not in the annotation, as nobody could count it. Boxes, sizes and the room's area are exact.
 
 Shapes: S frames, H height, W width, K objects of a room.
 """

@@ -50,8 +50,8 @@ def draw_camera_path(
         extrinsics and intrinsics as of `camera_path`.
 
     Raises:
-        ValueError: fewer than 1 frame, a size below 2 pixels, an unknown kind, a line with a heading to start with, or a room
-            without such a way.
+        ValueError: fewer than 1 frame, a size below 2 pixels, an unknown kind, a line with a heading to start with, or
+            a room without such a way.
     """
     checked_size(size)
     if num_frames < 1:
@@ -59,14 +59,16 @@ def draw_camera_path(
     if kind is not None and kind not in get_args(WalkKind):
         raise ValueError(f"kind must be one of {', '.join(get_args(WalkKind))}, got {kind!r}")
     if kind == "line" and start_heading is not None:
-        raise ValueError('a walk of kind "line" has no start_heading of choice')
+        raise ValueError(
+            f"start_heading must be None for a walk of kind line, which looks into the room first, got {start_heading}"
+        )
     rng = np.random.default_rng([room.seed, seed])
     time = np.arange(num_frames) / num_frames
     progress = time - rng.uniform(0, _SLOWEST) * np.sin(2 * np.pi * time) / (2 * np.pi)
     kinds = rng.permutation(get_args(WalkKind)).tolist() if kind is None else [kind]
+    if start_heading is not None:
+        kinds = [name for name in kinds if name != "line"]
     for name in kinds:
-        if name == "line" and start_heading is not None:
-            continue
         way = _WAYS[name](room, progress, rng, start_heading)
         if way is not None:
             break

@@ -37,13 +37,15 @@ MOST_NEW_TOKENS = 256
 _FARTHEST = 20  # metres or seconds, of numbers that are tokens
 
 
-def write_start(folder: Path, vggt: Path, seed: int = 0) -> Path:
+def write_start(folder: Path, vggt: Path, seed: int = 0, without_geometry: bool = False) -> Path:
     """Write the checkpoint that fine-tuning on rooms starts from.
 
     Args:
         folder: new or empty.
         vggt: folder of a VGGT, as `train geometry` leaves it.
         seed: of the new weights.
+        without_geometry: the same model, but geometry is not added to what the vision tower sees: the twin that tells
+            what geometry is good for.
 
     Raises:
         ValueError: if the folder is not empty.
@@ -53,9 +55,12 @@ def write_start(folder: Path, vggt: Path, seed: int = 0) -> Path:
         raise ValueError(f"{folder} exists and is not an empty folder; name a new one.")
     geometry = VGGTModel.from_pretrained(vggt)
     processor = room_processor()
-    torch.manual_seed(seed)
-    model = SpatialMLLMForConditionalGeneration(_config(processor.tokenizer, geometry))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SpatialMLLMForConditionalGeneration(_config(processor.tokenizer, geometry))
     model.model.spatial_encoder.load_state_dict(geometry.state_dict())
+    if without_geometry:
+        model.config.spatial_fusion_scale = 0.0
     model.generation_config = GenerationConfig(
         max_new_tokens=MOST_NEW_TOKENS,
         do_sample=False,
@@ -104,6 +109,8 @@ def phrases() -> list[str]:
 
 def _config(tokenizer: PreTrainedTokenizerFast, geometry: VGGTModel) -> SpatialMLLMConfig:
     hidden = 192
+    spatial = geometry.config.to_dict()
+    del spatial["_name_or_path"]  # where it lay on this machine is nobody's business
     return SpatialMLLMConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -132,7 +139,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, geometry: VGGTModel) -> SpatialM
             "fullatt_block_indexes": [0, 1, 2],
             "initializer_range": 0.05,
         },
-        spatial_config=geometry.config.to_dict(),
+        spatial_config=spatial,
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),

@@ -1,0 +1,64 @@
+"""`spatial-mllm data reasoned`: what it writes and how it ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spatial_mllm_hf.data.conversations import read_conversations
+from spatial_mllm_hf.data.reasoned_rooms import reasoned_rooms
+from spatial_mllm_hf.data.synthetic_data_set import write_rooms
+from spatial_mllm_hf.data.synthetic_scenes import SceneSettings
+
+from .conftest import Command
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rooms with geometry. Read only."""
+    folder = tmp_path_factory.mktemp("rooms")
+    write_rooms(folder, 2, SceneSettings(8, (40, 30), compass=True), geometry=True)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_samples_are_those_of_the_library(suffix: str, run: Command, rooms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / f"reasoned{suffix}"
+    result = run("data", "reasoned", rooms, "--out", out, "--questions", 3, "--samples", 2, "--seed", 4)
+    assert result.code == 0, result.err
+    assert result.out == f"Wrote {out}: 12 questions in 4 samples on 2 rooms.\n"
+    assert list(read_conversations(out)) == list(reasoned_rooms(rooms, 3, 2, 4))
+
+
+def test_ten_questions_on_each_room_unless_told_otherwise(run: Command, rooms: Path, tmp_path: Path) -> None:
+    assert run("data", "reasoned", rooms, "--out", tmp_path / "a.jsonl").code == 0
+    assert list(read_conversations(tmp_path / "a.jsonl")) == list(reasoned_rooms(rooms, 10, 1, 0))
+
+
+def test_mistakes_end_with_one_line_and_leave_no_file(run: Command, rooms: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "geometry").symlink_to(rooms / "geometry")
+    nothing = {"object_counts": {}, "object_bbox": {}, "first_seen": {}, "room_size": None}
+    entries = json.loads((rooms / "annotations.json").read_text())
+    (bare / "annotations.json").write_text(json.dumps({name: entry | nothing for name, entry in entries.items()}))
+    out = tmp_path / "out"
+    for folder, file, message in (
+        (tmp_path, out / "a.jsonl", f"{tmp_path} has no annotations.json: it is not a folder of"),
+        (rooms, out / "a.txt", "a.txt must end in .jsonl or .parquet, got .txt"),
+        (bare, out / "a.jsonl", "None of the rooms has a question to ask; are they too bare"),
+        (bare, out / "a.parquet", "None of the rooms has a question to ask; are they too bare"),
+    ):
+        result = run("data", "reasoned", folder, "--out", file)
+        assert result.code == 2
+        assert message in result.error
+        assert result.out == ""
+        assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--questions", "--samples"])
+def test_numbers_below_1_are_refused(option: str, run: Command, rooms: Path, tmp_path: Path) -> None:
+    result = run("data", "reasoned", rooms, "--out", tmp_path / "a.jsonl", option, 0)
+    assert result.code == 2
+    assert option in result.err
+    assert list(tmp_path.iterdir()) == []
