@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spatial_mllm_hf.data.conversations import read_conversations
-from spatial_mllm_hf.data.reasoned_rooms import reasoned_rooms
+from spatial_mllm_hf.data.reasoned_rooms import reasoned_frames, reasoned_rooms
 from spatial_mllm_hf.data.synthetic_data_set import write_rooms
 from spatial_mllm_hf.data.synthetic_scenes import SceneSettings
 
@@ -28,6 +28,18 @@ def test_samples_are_those_of_the_library(suffix: str, run: Command, rooms: Path
     assert result.code == 0, result.err
     assert result.out == f"Wrote {out}: 12 questions in 4 samples on 2 rooms.\n"
     assert list(read_conversations(out)) == list(reasoned_rooms(rooms, 3, 2, 4))
+
+
+def test_frames_and_their_pictures(run: Command, rooms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "frames.jsonl"
+    result = run("data", "reasoned", rooms, "--out", out, "--frames", 3, "--questions", 2)
+    assert result.code == 0, result.err
+    rows = list(read_conversations(out))
+    assert rows == list(reasoned_frames(rooms, tmp_path / "again", 2, 3))
+    assert {path.name for path in (tmp_path / "frames").iterdir()} == {row.images[0] for row in rows}
+    refused = run("data", "reasoned", rooms, "--out", out, "--frames", 3, "--samples", 2)
+    assert refused.code == 2
+    assert "--samples is of walks" in refused.error
 
 
 def test_ten_questions_on_each_room_unless_told_otherwise(run: Command, rooms: Path, tmp_path: Path) -> None:

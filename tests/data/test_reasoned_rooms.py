@@ -5,18 +5,20 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
-from spatial_mllm_hf.data.conversations import VIDEO_TAG, Conversation
+from spatial_mllm_hf.data.conversations import IMAGE_TAG, VIDEO_TAG, Conversation
 from spatial_mllm_hf.data.question_generation import GENERATED_TYPES, GenerationSettings, generate_questions
 from spatial_mllm_hf.data.reasoned_answers import ReasonedAnswers
-from spatial_mllm_hf.data.reasoned_rooms import reasoned_rooms
+from spatial_mllm_hf.data.reasoned_rooms import reasoned_frames, reasoned_rooms
 from spatial_mllm_hf.data.scene_annotations import SceneAnnotation, read_scene_annotations
 from spatial_mllm_hf.data.scene_answers import SceneAnswers
 from spatial_mllm_hf.data.spatial_questions import SpatialQuestion
 from spatial_mllm_hf.data.synthetic_data_set import write_rooms
-from spatial_mllm_hf.data.synthetic_scenes import SceneSettings
+from spatial_mllm_hf.data.synthetic_scenes import SceneSettings, make_scene, scene_name, scene_seed
 from spatial_mllm_hf.data.training_prompts import grpo_prompt, question_with_options
 
 SETTINGS = SceneSettings(12, (40, 30), compass=True, seen_share=2e-3)
@@ -170,3 +172,61 @@ def test_a_room_without_questions_is_passed_over(rooms: Path, tmp_path: Path) ->
     entries["room_000001"] |= {"object_counts": {}, "object_bbox": {}, "first_seen": {}, "room_size": None}
     samples = reasoned_rooms(copy_of(rooms, tmp_path, entries), 1)
     assert [sample.id for sample in samples] == [f"room_{number:06d}-0" for number in (0, 2, 3, 4, 5)]
+
+
+# ---------- single frames
+def test_a_frame_is_asked_about_what_it_shows_from_where_it_was_taken(rooms: Path, tmp_path: Path) -> None:
+    samples = list(reasoned_frames(rooms, tmp_path, 2, 3))
+    assert len(samples) > 6
+    maps = 0
+    for sample in samples:
+        name, number = sample.images[0].removesuffix(".png").rsplit("-", 1)
+        scene = make_scene(scene_seed(name), SETTINGS)
+        assert sample.videos == ()
+        assert sample.turns[0][1].startswith(f"{IMAGE_TAG}\n")
+        assert len(sample.turns) in (2, 4)
+        thoughts = sample.turns[1][1].removeprefix("<think>").partition("</think>")[0]
+        pose, shares = scene.extrinsics[int(number)], scene.seen_pixels[int(number)] / (40 * 30)
+        heading = np.arctan2(pose[2, 1], pose[2, 0])
+        eye = -pose[:, :3].T @ pose[:, 3]
+        for obj, share in zip(scene.room.objects, shares, strict=True):
+            assert (f"{obj.name} " in f"; {thoughts}") or share < SETTINGS.seen_share or not thoughts
+            if thoughts and share >= SETTINGS.seen_share:
+                away = np.array(obj.center[:2]) - eye[:2]
+                turned = np.arctan2(away[1], away[0]) - heading
+                right, ahead = np.linalg.norm(away) * np.array([-np.sin(turned), np.cos(turned)])
+                assert any(
+                    f" {x:.1f} {y:.1f}" in thoughts
+                    for x in (np.floor(right * 2) / 2 + 0.0, np.ceil(right * 2) / 2 + 0.0)
+                    for y in (np.floor(ahead * 2) / 2 + 0.0, np.ceil(ahead * 2) / 2 + 0.0)
+                )
+                maps += 1
+    assert maps > 20
+
+
+def test_the_pictures_are_the_frames(rooms: Path, tmp_path: Path) -> None:
+    (sample, *_) = reasoned_frames(rooms, tmp_path, 1, 1)
+    name, number = sample.images[0].removesuffix(".png").rsplit("-", 1)
+    picture = np.asarray(Image.open(tmp_path / sample.images[0])).astype(int)
+    frames = make_scene(scene_seed(name), SETTINGS).frames.rgb.astype(int)
+    errors = np.abs(frames - picture).mean((1, 2, 3))  # of H.264
+    assert picture.shape == (30, 40, 3)
+    assert errors.argmin() == int(number)
+    assert errors.min() < 6
+
+
+def test_frames_follow_from_the_seed(rooms: Path, tmp_path: Path) -> None:
+    first, again, other = (list(reasoned_frames(rooms, tmp_path, 2, 2, seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert {sample.id for sample in first} != {sample.id for sample in other}
+    assert len({sample.id for sample in first}) == len(first)
+
+
+def test_frames_that_cannot_be_are_refused(rooms: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_frames=13, but the walk of room_000000 has 12 frames"):
+        list(reasoned_frames(rooms, tmp_path, 1, 13))
+    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
+        list(reasoned_frames(rooms, tmp_path, 1, 0))
+    with pytest.raises(ValueError, match=r"has no rooms\.json"):
+        list(reasoned_frames(tmp_path, tmp_path, 1, 1))
+    assert scene_seed(scene_name(1234567)) == 1234567

@@ -17,14 +17,23 @@ def reasoned(
     out: Path = typer.Option(..., "--out", "-o", help="File of conversations to write, .jsonl or .parquet."),
     questions: int = typer.Option(10, "--questions", min=1, help="Of a sample, turn by turn."),
     samples: int = typer.Option(1, "--samples", min=1, help="Of a room, each with questions drawn anew."),
+    frames: int | None = typer.Option(
+        None, "--frames", min=1, help="Ask about single frames, so many of each room; they go to a folder beside --out."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the questions."),
 ) -> None:
     """Write training samples whose answers draw a map of the room first and reason on it."""
     from ..data.conversations import write_conversations
-    from ..data.reasoned_rooms import reasoned_rooms
+    from ..data.reasoned_rooms import reasoned_frames, reasoned_rooms
 
+    if frames is None:
+        conversations = reasoned_rooms(folder, questions, samples, seed)
+    elif samples > 1:
+        raise ValueError("--samples is of walks: a frame is one sample, --frames says how many of each room.")
+    else:
+        conversations = reasoned_frames(folder, out.with_suffix(""), questions, frames, seed)
     counts: Counter[str] = Counter()
-    written = write_conversations(_counted(reasoned_rooms(folder, questions, samples, seed), counts), out)
+    written = write_conversations(_counted(conversations, counts), out)
     sys.stdout.write(f"Wrote {out}: {counts.total():,} questions in {written:,} samples on {len(counts):,} rooms.\n")
 
 

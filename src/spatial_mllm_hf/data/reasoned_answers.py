@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from .conversations import VIDEO_TAG, Conversation
+from .conversations import IMAGE_TAG, VIDEO_TAG, Conversation
 from .oriented_boxes import Array
 from .question_templates import Fields, parse_question, split_list
 from .relative_directions import bearings
@@ -116,24 +116,30 @@ _THOUGHTS: Mapping[str, Callable[[ReasonedAnswers, QuestionType, Fields], str]] 
 
 
 def reasoned_conversation(
-    name: str, reasoned: ReasonedAnswers, questions: Sequence[SpatialQuestion], is_plain: bool = False
+    name: str,
+    reasoned: ReasonedAnswers,
+    questions: Sequence[SpatialQuestion],
+    is_plain: bool = False,
+    image: str | None = None,
 ) -> Conversation:
     """Questions on one scene as turns of one sample. The first answer draws the map; the others go on from it.
 
     Args:
         is_plain: put the questions without GRPO's instructions, as somebody at a terminal does.
+        image: path of the picture that they are about; by default they are about the questions' video.
     """
+    tag = VIDEO_TAG if image is None else IMAGE_TAG
     turns = []
     for number, question in enumerate(questions):
         text = question_with_options(question)
         if not is_plain:
             text = grpo_prompt(text, "number" if question.is_numerical else "multiple_choice")
-        turns.append(("human", text if number else f"{VIDEO_TAG}\n{text}"))
+        turns.append(("human", text if number else f"{tag}\n{text}"))
         turns.append(("gpt", reasoned.answer(question, with_map=number == 0)))
     return Conversation(
         id=name,
-        videos=(questions[0].video_path,),
-        images=(),
+        videos=(questions[0].video_path,) if image is None else (),
+        images=() if image is None else (image,),
         turns=tuple(turns),
         metadata={"scene_name": questions[0].scene_name, "question_type": "reasoned"},
     )

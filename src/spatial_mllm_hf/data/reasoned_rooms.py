@@ -1,4 +1,8 @@
-"""Training samples with true trains of thought (`reasoned_answers.py`) out of a folder of synthetic rooms."""
+"""Training samples with true trains of thought (`reasoned_answers.py`) out of a folder of synthetic rooms.
+
+About walks, or about single frames of them: a frame shows a few things at a few places, so a model learns to find them
+there long before it finds a room's furniture in a walk.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,29 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from PIL import Image
 from safetensors import safe_open
 
+from ..processing.video_decoding_spatial_mllm import decode_frames
 from .conversations import Conversation
 from .question_generation import GENERATED_TYPES, GenerationSettings, generate_questions
 from .reasoned_answers import ReasonedAnswers, reasoned_conversation
-from .scene_annotations import read_scene_annotations
+from .scene_annotations import SceneAnnotation, read_scene_annotations
 from .scene_answers import SceneAnswers
 from .spatial_questions import SpatialQuestion
-from .synthetic_data_set import ANNOTATIONS, GEOMETRY
+from .synthetic_data_set import ANNOTATIONS, GEOMETRY, VIDEOS, read_rooms_settings
+from .synthetic_rooms import make_room
+from .synthetic_scenes import room_annotation, scene_seed
 
 _CANDIDATES = 30  # of each task and room, to draw from
 _PLAIN_EVERY = 4  # samples of a room, of which the last has questions without instructions
+_SETTINGS = GenerationSettings(
+    wording="vsibench",
+    max_absolute_distance=_CANDIDATES,
+    max_relative_distance=_CANDIDATES,
+    max_relative_direction=_CANDIDATES,
+    max_other=_CANDIDATES,
+)
 
 
 def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0) -> Iterator[Conversation]:
@@ -33,34 +48,75 @@ def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed:
     Raises:
         ValueError: for a number below 1, a folder without annotations or geometry, or damaged annotations.
     """
-    for name, value in (("num_questions", num_questions), ("num_samples", num_samples)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not (folder / ANNOTATIONS).is_file():
-        raise ValueError(f"{folder} has no {ANNOTATIONS}: it is not a folder of `spatial-mllm data rooms`.")
-    settings = GenerationSettings(
-        wording="vsibench",
-        max_absolute_distance=_CANDIDATES,
-        max_relative_distance=_CANDIDATES,
-        max_relative_direction=_CANDIDATES,
-        max_other=_CANDIDATES,
-    )
-    for scene in read_scene_annotations(folder / ANNOTATIONS):
-        if isinstance(scene, ValueError):
-            raise scene
-        path = folder / GEOMETRY / f"{scene.name}.safetensors"
-        if not path.is_file():
-            raise ValueError(f"{path} is not there: make the rooms with --geometry.")
+    _check(num_questions=num_questions, num_samples=num_samples)
+    for scene, path in _scenes(folder):
         with safe_open(path, framework="numpy") as file:
             extrinsics = file.get_slice("extrinsics")[0]
         reasoned = ReasonedAnswers(SceneAnswers(scene), extrinsics)
-        questions = generate_questions(scene, seed, settings)
+        questions = generate_questions(scene, seed, _SETTINGS)
         for number in range(num_samples):
             rng = np.random.default_rng([seed, number, crc32(scene.name.encode())])  # another order in each room
             chosen = _even_share(questions, num_questions, rng)
             if chosen:
                 is_plain = number % _PLAIN_EVERY == _PLAIN_EVERY - 1
                 yield reasoned_conversation(f"{scene.name}-{number}", reasoned, chosen, is_plain)
+
+
+def reasoned_frames(
+    folder: Path, pictures: Path, num_questions: int, num_frames: int = 1, seed: int = 0
+) -> Iterator[Conversation]:
+    """Samples about single frames, `num_frames` of each room drawn from its walk.
+
+    Only what the frame shows is in its map and its questions; places are those seen from its own camera. A frame that
+    shows nothing to ask about is left out.
+
+    Args:
+        pictures: folder that the frames are written to, as PNG; samples name them relative to it.
+        num_questions, seed: as for `reasoned_rooms`.
+
+    Raises:
+        ValueError: as `reasoned_rooms`, or for more frames than a walk has.
+    """
+    _check(num_questions=num_questions, num_frames=num_frames)
+    rooms = read_rooms_settings(folder)
+    pictures.mkdir(parents=True, exist_ok=True)
+    for scene, path in _scenes(folder):
+        with safe_open(path, framework="numpy") as file:
+            extrinsics, seen_pixels = file.get_tensor("extrinsics"), file.get_tensor("seen_pixels")
+        if num_frames > len(extrinsics):
+            raise ValueError(f"num_frames={num_frames}, but the walk of {scene.name} has {len(extrinsics)} frames")
+        room = make_room(scene_seed(scene.name), compass=rooms.compass)
+        rng = np.random.default_rng([seed, crc32(scene.name.encode())])
+        chosen = np.sort(rng.choice(len(extrinsics), num_frames, replace=False)).tolist()
+        frames = decode_frames(folder / VIDEOS / f"{scene.name}.mp4", chosen, num_threads=1).frames
+        shares = seen_pixels / (rooms.size[0] * rooms.size[1])
+        for number, frame in zip(chosen, frames, strict=True):
+            name = f"{scene.name}-{number}"
+            seen = room_annotation(room, shares[number : number + 1], 1.0, name, min_share=rooms.seen_share)
+            questions = _even_share(generate_questions(seen, seed, _SETTINGS), num_questions, rng)
+            if questions:
+                Image.fromarray(frame).save(pictures / f"{name}.png")
+                reasoned = ReasonedAnswers(SceneAnswers(seen), extrinsics[number])
+                yield reasoned_conversation(name, reasoned, questions, image=f"{name}.png")
+
+
+def _check(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _scenes(folder: Path) -> Iterator[tuple[SceneAnnotation, Path]]:
+    """Scenes of a folder of rooms, and the files of their geometry."""
+    if not (folder / ANNOTATIONS).is_file():
+        raise ValueError(f"{folder} has no {ANNOTATIONS}: it is not a folder of `spatial-mllm data rooms`.")
+    for scene in read_scene_annotations(folder / ANNOTATIONS):
+        if isinstance(scene, ValueError):
+            raise scene
+        path = folder / GEOMETRY / f"{scene.name}.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path} is not there: make the rooms with --geometry.")
+        yield scene, path
 
 
 def _even_share(questions: list[SpatialQuestion], count: int, rng: np.random.Generator) -> list[SpatialQuestion]:

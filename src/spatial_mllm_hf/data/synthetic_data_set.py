@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -84,6 +84,20 @@ def write_rooms(
         annotations = [_read_scene(folder, number) for number in made]
         write_scene_annotations(annotations, folder / ANNOTATIONS)
     return RoomsReport(annotations, replaced)
+
+
+def read_rooms_settings(folder: Path) -> SceneSettings:
+    """How the scenes of a folder are filmed.
+
+    Raises:
+        ValueError: for a folder that says nothing of it.
+    """
+    path = folder / _SETTINGS
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {_SETTINGS}: it is not a folder of `spatial-mllm data rooms`.")
+    known = {field.name for field in fields(SceneSettings)}
+    values = {name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name in known}
+    return SceneSettings(**values | {"size": tuple(values["size"])})
 
 
 def write_questions(annotations: Iterable[SceneAnnotation], path: Path, seed: int, settings: GenerationSettings) -> int:

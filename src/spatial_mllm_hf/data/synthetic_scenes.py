@@ -108,6 +108,11 @@ def scene_name(seed: int) -> str:
     return f"room_{seed:06d}"
 
 
+def scene_seed(name: str) -> int:
+    """The seed of a scene of that name."""
+    return int(name.removeprefix("room_"))
+
+
 def count_seen_pixels(object_index: Array, num_objects: int) -> Array:
     """Pixels int64 [S, K] of each object in each frame, out of indices [S, H, W] as `render` gives them."""
     frames = np.arange(len(object_index))[:, None, None] * (num_objects + 1)
