@@ -34,7 +34,8 @@ def reasoned(
         conversations = reasoned_frames(folder, out.with_suffix(""), questions, frames, seed)
     counts: Counter[str] = Counter()
     written = write_conversations(_counted(conversations, counts), out)
-    sys.stdout.write(f"Wrote {out}: {counts.total():,} questions in {written:,} samples on {len(counts):,} rooms.\n")
+    kind = "rooms" if frames is None else "frames"
+    sys.stdout.write(f"Wrote {out}: {counts.total():,} questions in {written:,} samples on {len(counts):,} {kind}.\n")
 
 
 def _counted(conversations: "Iterator[Conversation]", counts: Counter[str]) -> "Iterator[Conversation]":
