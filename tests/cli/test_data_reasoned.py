@@ -35,6 +35,8 @@ def test_frames_and_their_pictures(run: Command, rooms: Path, tmp_path: Path) ->
     result = run("data", "reasoned", rooms, "--out", out, "--frames", 3, "--questions", 2)
     assert result.code == 0, result.err
     rows = list(read_conversations(out))
+    questions = sum(len(row.turns) // 2 for row in rows)
+    assert result.out == f"Wrote {out}: {questions} questions in {len(rows)} samples on {len(rows)} frames.\n"
     assert rows == list(reasoned_frames(rooms, tmp_path / "again", 2, 3))
     assert {path.name for path in (tmp_path / "frames").iterdir()} == {row.images[0] for row in rows}
     refused = run("data", "reasoned", rooms, "--out", out, "--frames", 3, "--samples", 2)
