@@ -583,7 +583,7 @@ def test_helper_refuses_a_picture_that_is_not_upright() -> None:
             read_frame_number(turned)
 
 
-@pytest.mark.skipif("SPATIAL_MLLM_MEDIA" not in os.environ, reason="SPATIAL_MLLM_MEDIA names no folder of real clips")
+@pytest.mark.skipif(not os.environ.get("SPATIAL_MLLM_MEDIA"), reason="SPATIAL_MLLM_MEDIA names no folder of real clips")
 @pytest.mark.parametrize(
     ("name", "num_frames", "size", "fps"),
     [
