@@ -21,7 +21,7 @@ from transformers import logging
 from spatial_mllm_hf.data.conversations import Conversation
 from spatial_mllm_hf.data.synthetic_rendering import render
 from spatial_mllm_hf.data.synthetic_rooms import camera_path, make_room, write_clip
-from spatial_mllm_hf.hub.tiny_checkpoint import tiny_processor
+from spatial_mllm_hf.hub.tiny_checkpoint import tiny_processor, vision_token_ids
 from spatial_mllm_hf.modeling.configuration_spatial_mllm import SpatialMLLMConfig
 from spatial_mllm_hf.modeling.modeling_spatial_mllm import SpatialMLLMForConditionalGeneration
 from spatial_mllm_hf.training.cached_encoders import attach_cached_features, digest_encoders, encode_media
@@ -64,10 +64,7 @@ def make_model(divisor: int, device: torch.device) -> SpatialMLLMForConditionalG
             "fullatt_block_indexes": [depth for depth in (7, 15, 23, 31) if depth < vision_depth] or [vision_depth - 1],
         },
         spatial_config={"num_hidden_layers": layers, "patch_embed_num_hidden_layers": layers, "heads": []},
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        **vision_token_ids(tokenizer),
         tie_word_embeddings=True,
     )
     with no_init_weights():

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from spatial_mllm_hf import SpatialMLLMForConditionalGeneration, SpatialMLLMProcessor
-from spatial_mllm_hf.data.conversations import IMAGE_TAG, Conversation, read_conversations
+from spatial_mllm_hf.data.conversations import Conversation, read_conversations
 from spatial_mllm_hf.evaluation.answers import extract_answer
+from spatial_mllm_hf.training.conversation_messages import as_messages
 from spatial_mllm_hf.training.media import MediaSettings
 from spatial_mllm_hf.training.recipes import read_recipe
 
@@ -73,11 +73,8 @@ class Answerer:
         self.pictures = pictures
 
     def __call__(self, row: Conversation) -> str:
-        text = row.turns[0][1].removeprefix(f"{IMAGE_TAG}\n")
-        with Image.open(self.pictures / row.images[0]) as picture:
-            content = [{"type": "image", "image": picture.convert("RGB")}, {"type": "text", "text": text}]
         inputs = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
+            as_messages(row, find_image=lambda path: str(self.pictures / path))[:1],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,

@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from spatial_mllm_hf import VGGTModel
 from spatial_mllm_hf.training.geometry import RoomClips
 from spatial_mllm_hf.training.geometry_losses import scene_targets
+from spatial_mllm_hf.training.recipes import read_recipe
 
-NUM_FRAMES, UNIT = 6, 3.0  # metres that are 1, as in the recipe `tiny_geometry`
+RECIPE = read_recipe("tiny_geometry")
+NUM_FRAMES, UNIT = RECIPE["num_frames"][1], RECIPE["unit"]
 
 
 def main() -> None:

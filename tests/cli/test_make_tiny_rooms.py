@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from minute_vggt import MINUTE
 from safetensors.torch import load_file
 
 from spatial_mllm_hf import SpatialMLLMConfig, VGGTModel
@@ -18,21 +19,7 @@ def vggt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A very small VGGT. Read only."""
     folder = tmp_path_factory.mktemp("geometry") / "vggt"
     torch.manual_seed(1)
-    new_vggt(
-        {
-            "img_size": 84,
-            "embed_dim": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "patch_embed_num_hidden_layers": 1,
-            "patch_embed_num_attention_heads": 2,
-            "dpt_hidden_size": 8,
-            "dpt_neck_hidden_sizes": [8, 8, 8, 8],
-            "dpt_layer_indices": [0, 0, 1, 1],
-            "camera_num_hidden_layers": 1,
-            "camera_num_attention_heads": 2,
-        }
-    ).save_pretrained(folder)
+    new_vggt({**MINUTE, "img_size": 84}).save_pretrained(folder)
     return folder
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from minute_vggt import MINUTE
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
@@ -25,21 +26,6 @@ from spatial_mllm_hf.training.recipes import read_recipe
 from spatial_mllm_hf.training.tiny_rooms import MOST_NEW_TOKENS, phrase_tokenizer, phrases, room_processor, write_start
 
 WIDTH, HEIGHT = 84, 56
-MINUTE = {
-    "img_size": 84,
-    "embed_dim": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "patch_embed_num_hidden_layers": 1,
-    "patch_embed_num_attention_heads": 2,
-    "num_register_tokens": 1,
-    "dpt_hidden_size": 8,
-    "dpt_neck_hidden_sizes": [8, 8, 8, 8],
-    "dpt_layer_indices": [0, 0, 1, 1],
-    "camera_num_hidden_layers": 1,
-    "camera_num_attention_heads": 2,
-    "layer_scale_init_value": 1.0,
-}
 MESSAGES = [
     {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "\nHow many chair(s) are in this room?"}]}
 ]
@@ -159,7 +145,7 @@ def vggt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VGGT as training leaves it, but untrained. Read only."""
     folder = tmp_path_factory.mktemp("geometry") / "vggt"
     torch.manual_seed(1)
-    new_vggt(MINUTE).save_pretrained(folder)
+    new_vggt({**MINUTE, "img_size": WIDTH}).save_pretrained(folder)
     return folder
 
 

@@ -44,12 +44,6 @@ def rooms(
         sys.stderr.write(f"spatial-mllm: warning: seed {number} gives no scene, a later one does instead: {reason}\n")
     sys.stdout.write(f"Wrote {out / VIDEOS} and {out / ANNOTATIONS}: {scenes} rooms, {frames} frames each.\n")
     if questions:
-        asked = GenerationSettings(
-            wording="vsibench",
-            max_absolute_distance=max_questions,
-            max_relative_distance=max_questions,
-            max_relative_direction=max_questions,
-            max_other=max_questions,
-        )
+        asked = GenerationSettings.at_most(max_questions, wording="vsibench")
         count = write_questions(report.annotations, out / QUESTIONS, seed, asked)
         sys.stdout.write(f"Wrote {out / QUESTIONS}: {count} questions.\n")

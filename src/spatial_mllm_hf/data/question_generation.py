@@ -61,6 +61,17 @@ class GenerationSettings:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
+    @classmethod
+    def at_most(cls, count: int, wording: Wording = "vlm3r") -> GenerationSettings:
+        """The same cap for every task, each difficulty of relative direction by itself."""
+        return cls(
+            wording=wording,
+            max_absolute_distance=count,
+            max_relative_distance=count,
+            max_relative_direction=count,
+            max_other=count,
+        )
+
     def cap(self, task: QuestionType) -> int:
         """Most questions of a task in one scene."""
         if task in DIRECTION_TYPES:

@@ -27,13 +27,7 @@ from .synthetic_scenes import room_annotation, scene_seed
 
 _CANDIDATES = 30  # of each task and room, to draw from
 _PLAIN_EVERY = 4  # samples of a room, of which the last has questions without instructions
-_SETTINGS = GenerationSettings(
-    wording="vsibench",
-    max_absolute_distance=_CANDIDATES,
-    max_relative_distance=_CANDIDATES,
-    max_relative_direction=_CANDIDATES,
-    max_other=_CANDIDATES,
-)
+_SETTINGS = GenerationSettings.at_most(_CANDIDATES, wording="vsibench")
 
 
 def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0) -> Iterator[Conversation]:

@@ -64,13 +64,23 @@ def write_tiny_checkpoint(folder: str | os.PathLike, seed: int = 0) -> Path:
     Raises:
         ValueError: if the folder exists and is not empty.
     """
-    folder = Path(folder)
-    if is_taken(folder):
-        raise ValueError(f"{folder} exists and is not an empty folder; name a new one.")
+    folder = untaken_folder(folder)
     processor = tiny_processor()
     model = tiny_model(processor.tokenizer, seed)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
+
+
+def untaken_folder(folder: str | os.PathLike) -> Path:
+    """The folder, looked at before anything is made for it.
+
+    Raises:
+        ValueError: if it exists and is not empty.
+    """
+    folder = Path(folder)
+    if is_taken(folder):
+        raise ValueError(f"{folder} exists and is not an empty folder; name a new one.")
     return folder
 
 
@@ -145,13 +155,21 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> SpatialMLLMConfig:
             "layer_scale_init_value": 1.0,
             "initializer_range": spread,
         },
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        **vision_token_ids(tokenizer),
         tie_word_embeddings=True,
         dtype="float32",
     )
+
+
+def vision_token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The fields of a configuration that say which tokens stand for pictures and videos."""
+    tokens = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    return {field: tokenizer.convert_tokens_to_ids(token) for field, token in tokens.items()}
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

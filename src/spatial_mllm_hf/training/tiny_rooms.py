@@ -16,14 +16,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
-from ..conversion.new_folder import is_taken
 from ..data.question_templates import TEMPLATES
 from ..data.reasoned_answers import ANGLE_STEP
 from ..data.relative_directions import DIRECTIONS
 from ..data.spatial_questions import LETTERS
 from ..data.synthetic_furniture import FURNITURE
 from ..data.training_prompts import GRPO_INSTRUCTIONS, GRPO_THINKING, SFT_INSTRUCTIONS
-from ..hub.tiny_checkpoint import CHAT_TEMPLATE, SYSTEM_PROMPT, byte_tokenizer
+from ..hub.tiny_checkpoint import CHAT_TEMPLATE, SYSTEM_PROMPT, byte_tokenizer, untaken_folder, vision_token_ids
 from ..modeling.configuration_spatial_mllm import SpatialMLLMConfig
 from ..modeling.modeling_spatial_mllm import SpatialMLLMForConditionalGeneration
 from ..modeling.modeling_vggt import VGGTModel
@@ -51,8 +50,7 @@ def write_start(folder: Path, vggt: Path, seed: int = 0, without_geometry: bool 
         ValueError: if the folder is not empty.
         OSError: if there is no VGGT.
     """
-    if is_taken(folder):
-        raise ValueError(f"{folder} exists and is not an empty folder; name a new one.")
+    folder = untaken_folder(folder)
     geometry = VGGTModel.from_pretrained(vggt)
     processor = room_processor()
     with torch.random.fork_rng(devices=[]):
@@ -140,10 +138,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, geometry: VGGTModel) -> SpatialM
             "initializer_range": 0.05,
         },
         spatial_config=spatial,
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        **vision_token_ids(tokenizer),
         tie_word_embeddings=True,
         dtype="float32",
     )
