@@ -46,10 +46,11 @@ def test_a_folder_goes_on(run: Command, tmp_path: Path) -> None:
     assert len(list((tmp_path / "videos").iterdir())) == 2
 
 
-def test_compass_and_share_reach_the_rooms(run: Command, tmp_path: Path) -> None:
-    options = ("--compass", "--seen-share", 0.02, "--geometry")
+def test_compass_share_and_sparseness_reach_the_rooms(run: Command, tmp_path: Path) -> None:
+    options = ("--compass", "--seen-share", 0.02, "--most-objects", 6, "--geometry")
     assert run("data", "rooms", "--scenes", 1, "--out", tmp_path, *SMALL, *options).code == 0
-    expected = make_scene(0, SceneSettings(6, (56, 42), compass=True, seen_share=0.02))
+    expected = make_scene(0, SceneSettings(6, (56, 42), compass=True, seen_share=0.02, most_objects=6))
+    assert len(expected.room.objects) <= 6
     (annotation,) = read_scene_annotations(tmp_path / "annotations.json")
     assert annotation.to_dict() == expected.annotation.to_dict()
     assert annotation.to_dict() != make_scene(0, SceneSettings(6, (56, 42), compass=True)).annotation.to_dict()
@@ -57,13 +58,15 @@ def test_compass_and_share_reach_the_rooms(run: Command, tmp_path: Path) -> None
     np.testing.assert_array_equal(arrays["extrinsics"], expected.extrinsics)
     result = run("data", "rooms", "--scenes", 1, "--out", tmp_path, *SMALL, "--geometry")
     assert result.code == 2
-    assert "compass True (asked for: False), seen_share 0.02 (asked for: 0.001); ask for the same" in result.error
+    different = "compass True (asked for: False), seen_share 0.02 (asked for: 0.001), most_objects 6 (asked for: None)"
+    assert f"{different}; ask for the same" in result.error
 
 
 def test_without_options_rooms_are_those_of_the_settings_defaults(run: Command, tmp_path: Path) -> None:
     assert run("data", "rooms", "--scenes", 1, "--out", tmp_path, *SMALL).code == 0
     settings, default = json.loads((tmp_path / "rooms.json").read_text()), SceneSettings(6, (56, 42))
     assert (settings["compass"], settings["seen_share"]) == (default.compass, default.seen_share)
+    assert settings["most_objects"] is default.most_objects is None
     (annotation,) = read_scene_annotations(tmp_path / "annotations.json")
     assert annotation.to_dict() == make_scene(0, default).annotation.to_dict()
 

@@ -1,5 +1,6 @@
 """Synthetic rooms: the ground truth must follow from the boxes, so that generated answers are exact."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -127,6 +128,25 @@ def test_a_compass_changes_the_colours_of_the_walls_alone(seed: int) -> None:
     assert make_room(seed, compass=True) == replace(make_room(seed), wall_colours=COMPASS_COLOURS)
     small = (4.0, 5.0, 2.5)
     assert make_room(seed, small, compass=True) == replace(make_room(seed, small), wall_colours=COMPASS_COLOURS)
+
+
+@pytest.mark.parametrize("most", [4, 8])
+def test_sparse_rooms_hold_one_class_several_times_and_others_once(most: int) -> None:
+    rooms = [make_room(seed, most_objects=most) for seed in range(40)]
+    counts = [Counter(obj.name for obj in room.objects) for room in rooms]
+    assert max(count.total() for count in counts) == most
+    assert np.mean([count.total() == most for count in counts]) > 0.7  # in some a piece finds no place
+    several = [[number for number in count.values() if number > 1] for count in counts]
+    assert {len(numbers) for numbers in several} <= {0, 1}
+    found = {number for numbers in several for number in numbers}
+    assert found == ({2} if most == 4 else {2, 3, 4})
+    assert len({name for count in counts for name, number in count.items() if number > 1}) > 3
+    assert [room.size for room in rooms] == [make_room(seed).size for seed in range(40)]
+
+
+def test_too_few_objects_are_refused() -> None:
+    with pytest.raises(ValueError, match="most_objects must be at least 4, got 3"):
+        make_room(0, most_objects=3)
 
 
 def test_colours_of_the_compass_are_red_blue_green_and_yellow() -> None:

@@ -78,7 +78,7 @@ def test_vggt_config_is_read_out_of_a_whole_one(reference: Path) -> None:
         ({"spatial_fusion_scale": float("nan")}, "spatial_fusion_scale must be finite, got nan"),
         ({"image_std": [0.0, 1.0, 1.0]}, "image_std positive ones"),
         ({"image_mean": [0.5]}, "need three values each"),
-        ({"vision_config": {"temporal_patch_size": 1}}, "merge 2 frames, but vision_config.temporal_patch_size=1"),
+        ({"vision_config": {"temporal_patch_size": 3}}, "merge 1 or 2 frames, but vision_config.temporal_patch_size=3"),
         ({"spatial_config": {"patch_size": 16, "img_size": 512}}, "both branches see the same patches"),
     ],
 )

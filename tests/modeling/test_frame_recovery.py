@@ -7,11 +7,12 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 from spatial_mllm_hf.modeling.frame_recovery_spatial_mllm import frames_from_patches
 
 
+@pytest.mark.parametrize("frames_merged", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(56, 84), (84, 56), (28, 28)])
-def test_frames_survive_qwens_video_processor(height: int, width: int) -> None:
+def test_frames_survive_qwens_video_processor(height: int, width: int, frames_merged: int) -> None:
     torch.manual_seed(0)
     video = torch.randint(0, 256, (6, 3, height, width), dtype=torch.uint8)
-    processor = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=False)
+    processor = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=False, temporal_patch_size=frames_merged)
     outputs = processor(video, return_tensors="pt", do_sample_frames=False)
     frames = frames_from_patches(
         outputs["pixel_values_videos"],

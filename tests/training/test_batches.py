@@ -165,4 +165,4 @@ class _Sizes:
     """A processor of which the sizes are known and nothing else."""
 
     class image_processor:
-        patch_size, merge_size = 14, 2
+        patch_size, merge_size, temporal_patch_size = 14, 2, 2

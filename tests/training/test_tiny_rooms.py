@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from minute_vggt import MINUTE
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
@@ -253,15 +254,30 @@ def test_the_recipes_model_is_small(tmp_path: Path) -> None:
 
 
 # ---------- the processor
-def test_a_clip_gives_grids_of_6_by_4_patches_that_are_not_merged(start: Path, clip: np.ndarray) -> None:
+def test_a_clip_gives_6_by_4_patches_for_each_frame_that_are_not_merged(start: Path, clip: np.ndarray) -> None:
     processor = SpatialMLLMProcessor.from_pretrained(start)
     inputs = inputs_of(processor, clip)
-    assert inputs["video_grid_thw"].tolist() == [[4, 4, 6]]
-    assert (inputs["input_ids"] == processor.video_token_id).sum() == 4 * 4 * 6
-    assert inputs["pixel_values_videos"].shape == (4 * 4 * 6, 3 * 2 * 14 * 14)
+    assert inputs["video_grid_thw"].tolist() == [[8, 4, 6]]
+    assert (inputs["input_ids"] == processor.video_token_id).sum() == 8 * 4 * 6
+    assert inputs["pixel_values_videos"].shape == (8 * 4 * 6, 3 * 14 * 14)
 
 
-@pytest.mark.parametrize(("size", "grid"), [((168, 112), [4, 4, 6]), ((56, 84), [4, 6, 4]), ((640, 480), [4, 4, 5])])
+def test_a_picture_is_a_walk_of_one_frame_to_the_encoders(start: Path, clip: np.ndarray) -> None:
+    """What is learnt on single frames holds for the frames of walks, without a change of weights."""
+    processor = SpatialMLLMProcessor.from_pretrained(start)
+    model = SpatialMLLMForConditionalGeneration.from_pretrained(start).eval().model
+    picture = processor.image_processor(Image.fromarray(clip[0]), return_tensors="pt")
+    walk = inputs_of(processor, clip)
+    patches = picture["pixel_values"]
+    torch.testing.assert_close(walk["pixel_values_videos"][: len(patches)], patches)
+    with torch.no_grad():
+        as_picture = model.get_image_features(patches, picture["image_grid_thw"]).pooler_output[0]
+        as_walk = model.get_video_features(patches, picture["image_grid_thw"]).pooler_output[0]
+    assert as_picture.shape == (4 * 6, model.config.text_config.hidden_size)
+    torch.testing.assert_close(as_picture, as_walk)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((168, 112), [8, 4, 6]), ((56, 84), [8, 6, 4]), ((640, 480), [8, 4, 5])])
 def test_other_clips_are_made_as_small(size: tuple[int, int], grid: list[int]) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (8, size[1], size[0], 3), dtype=np.uint8)
     assert inputs_of(room_processor(), frames)["video_grid_thw"].tolist() == [grid]

@@ -26,6 +26,9 @@ def rooms(
     seen_share: float = typer.Option(
         1e-3, "--seen-share", help="Of a frame, from which an object in it counts as seen."
     ),
+    most_objects: int | None = typer.Option(
+        None, "--most-objects", min=4, help="Sparse rooms, with so many pieces of furniture at most."
+    ),
     questions: bool = typer.Option(False, "--questions", help="Also write questions, as `eval vsibench` reads them."),
     max_questions: int = typer.Option(10, "--max-questions", min=0, help="Most questions of a task on a room."),
 ) -> None:
@@ -37,7 +40,8 @@ def rooms(
     from ..data.synthetic_data_set import ANNOTATIONS, QUESTIONS, VIDEOS, write_questions, write_rooms
     from ..data.synthetic_scenes import SceneSettings
 
-    settings = SceneSettings(frames, (int(width_by_height[1]), int(width_by_height[2])), fps, compass, seen_share)
+    frame_size = (int(width_by_height[1]), int(width_by_height[2]))
+    settings = SceneSettings(frames, frame_size, fps, compass, seen_share, most_objects)
     with common.Counter("rooms") as counter:
         report = write_rooms(out, scenes, settings, seed, geometry, workers, counter.show)
     for number, reason in report.replaced.items():

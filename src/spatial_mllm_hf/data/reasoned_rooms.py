@@ -79,7 +79,7 @@ def reasoned_frames(
             extrinsics, seen_pixels = file.get_tensor("extrinsics"), file.get_tensor("seen_pixels")
         if num_frames > len(extrinsics):
             raise ValueError(f"num_frames={num_frames}, but the walk of {scene.name} has {len(extrinsics)} frames")
-        room = make_room(scene_seed(scene.name), compass=rooms.compass)
+        room = make_room(scene_seed(scene.name), compass=rooms.compass, most_objects=rooms.most_objects)
         rng = np.random.default_rng([seed, crc32(scene.name.encode())])
         chosen = np.sort(rng.choice(len(extrinsics), num_frames, replace=False)).tolist()
         frames = decode_frames(folder / VIDEOS / f"{scene.name}.mp4", chosen, num_threads=1).frames

@@ -38,6 +38,7 @@ FIELD_OF_VIEW = 75.0  # degrees, across the picture
 MIN_ROOM_SIZE = (3.5, 3.5, 2.3)  # metres
 DRAWN_ROOM_SIZES = ((3.5, 3.5, 2.4), (9.0, 9.0, 3.0))  # metres
 FEWEST_UNIQUE, FEWEST_REPEATED = 6, 2  # classes that a room should hold once, and more than once: questions need both
+FEWEST_OBJECTS = 4  # of sparse rooms
 _ATTEMPTS, _ROUNDS, _TRIES = 8, 6, 25  # to furnish a room so; to place a piece of furniture, so many tries a round
 _MARGIN = 0.06  # metres between pieces of furniture
 _NARROW = 4.6  # metres; rooms with a shorter side keep less of their middle free for the walk
@@ -87,7 +88,7 @@ class Room:
     wall_colours: tuple[Vector, ...] = ()
 
 
-def make_room(seed: int, size: Vector | None = None, compass: bool = False) -> Room:
+def make_room(seed: int, size: Vector | None = None, compass: bool = False, most_objects: int | None = None) -> Room:
     """Furnish a room; the same arguments give the same room. A piece that finds no place is left out.
 
     Rooms hold at least `FEWEST_UNIQUE` classes once and `FEWEST_REPEATED` more than once; with a small `size`, some may
@@ -98,12 +99,15 @@ def make_room(seed: int, size: Vector | None = None, compass: bool = False) -> R
         size: x, y, z in metres; drawn from the seed by default.
         compass: paint the walls in `COMPASS_COLOURS`, the same in all rooms, so that a picture tells which way the
             camera looks.
+        most_objects: sparse rooms: one class two to four times, others once, so many pieces at most.
 
     Raises:
-        ValueError: a negative seed, or a size below `MIN_ROOM_SIZE`.
+        ValueError: a negative seed, a size below `MIN_ROOM_SIZE`, or `most_objects` below `FEWEST_OBJECTS`.
     """
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
+    if most_objects is not None and most_objects < FEWEST_OBJECTS:
+        raise ValueError(f"most_objects must be at least {FEWEST_OBJECTS}, got {most_objects}")
     rng = np.random.default_rng(seed)
     drawn = as_vector(rng.uniform(*DRAWN_ROOM_SIZES).round(2))
     size = drawn if size is None else size
@@ -111,8 +115,8 @@ def make_room(seed: int, size: Vector | None = None, compass: bool = False) -> R
         raise ValueError(f"size must be (x, y, z) in metres, at least {MIN_ROOM_SIZE}, got {size}")
     patches = _draw_patches(size, rng)
     best: list[RoomObject] = []
-    for _ in range(_ATTEMPTS):
-        objects = _furnish(size, patches, rng)
+    for _ in range(_ATTEMPTS if most_objects is None else 1):
+        objects = _furnish(size, patches, rng, most_objects)
         best = max(best, objects, key=_variety)
         if _variety(best) == FEWEST_UNIQUE + FEWEST_REPEATED:
             break
@@ -253,7 +257,9 @@ def _variety(objects: list[RoomObject]) -> int:
     return min(counts.count(1), FEWEST_UNIQUE) + min(len(counts) - counts.count(1), FEWEST_REPEATED)
 
 
-def _furnish(size: Vector, patches: tuple[WallPatch, ...], rng: np.random.Generator) -> list[RoomObject]:
+def _furnish(
+    size: Vector, patches: tuple[WallPatch, ...], rng: np.random.Generator, most_objects: int | None
+) -> list[RoomObject]:
     """Chairs and one to three other classes more than once, and about a dozen others once; more in larger rooms."""
     area = size[0] * size[1]
     candidates = [name for name, kind in FURNITURE.items() if kind.most > 1 and name != "chair"]
@@ -261,6 +267,10 @@ def _furnish(size: Vector, patches: tuple[WallPatch, ...], rng: np.random.Genera
     counts = {name: int(rng.integers(2, min(FURNITURE[name].most, 2 + int(area / 12)) + 1)) for name in several}
     once = rng.permutation([name for name in FURNITURE if name not in several])
     counts |= dict.fromkeys(once[: round(6.5 + area / 12 + rng.uniform(-1, 1))].tolist(), 1)
+    if most_objects is not None:
+        repeated = str(rng.choice(several))
+        number = int(rng.integers(2, min(FURNITURE[repeated].most, most_objects // 2) + 1))
+        counts = {repeated: number} | dict.fromkeys(once[: most_objects - number].tolist(), 1)
     objects: list[RoomObject] = []
     for name in FURNITURE:
         for _ in range(counts.get(name, 0)):

@@ -38,6 +38,7 @@ class SceneSettings:
         compass: the walls have the same four colours in every room, and walks start within `COMPASS_JITTER` of facing
             the yellow one (the world's +y): small models can then learn where a camera looks.
         seen_share: of a frame's pixels, from which an object counts as seen.
+        most_objects: of sparse rooms (`make_room`); None: full ones.
     """
 
     num_frames: int = 100
@@ -45,6 +46,7 @@ class SceneSettings:
     fps: float | None = None
     compass: bool = False
     seen_share: float = SEEN_SHARE
+    most_objects: int | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for a number that no clip can have."""
@@ -87,7 +89,7 @@ def make_scene(seed: int, settings: SceneSettings) -> SyntheticScene:
     Raises:
         ValueError: a negative seed, or a room that nobody can walk in.
     """
-    room = make_room(seed, compass=settings.compass)
+    room = make_room(seed, compass=settings.compass, most_objects=settings.most_objects)
     start = None
     if settings.compass:
         start = np.pi / 2 + float(np.random.default_rng([seed, 1]).uniform(-COMPASS_JITTER, COMPASS_JITTER))

@@ -21,7 +21,7 @@ from .version_spatial_mllm import __version__
 
 GeometryHead = Literal["camera", "depth", "points"]
 GEOMETRY_HEADS: tuple[GeometryHead, ...] = ("camera", "depth", "points")
-FRAMES_MERGED = 2  # into one token, by both branches
+MOST_FRAMES_MERGED = 2  # into one token, by both branches: Qwen2.5-VL's 2, or 1
 CONNECTOR_TYPES = ("mlp_add", "merger")
 # What the two public formats call their model. v1.0 files carry neither a spatial nor a connector configuration.
 V1_0_ARCHITECTURE = "Qwen2_5_VL_VGGTForConditionalGeneration"
@@ -249,9 +249,9 @@ class SpatialMLLMConfig(Qwen2_5_VLConfig):
                 "SpatialMLLMConfig: image_mean and image_std need three values each and image_std positive ones, got "
                 f"{list(self.image_mean)} and {list(self.image_std)}."
             )
-        if vision.temporal_patch_size != FRAMES_MERGED:
+        if not 1 <= vision.temporal_patch_size <= MOST_FRAMES_MERGED:
             raise ValueError(
-                f"SpatialMLLMConfig: the connectors merge {FRAMES_MERGED} frames, but vision_config."
+                f"SpatialMLLMConfig: the connectors merge 1 or {MOST_FRAMES_MERGED} frames, but vision_config."
                 f"temporal_patch_size={vision.temporal_patch_size}."
             )
         if spatial.patch_size != vision.patch_size:

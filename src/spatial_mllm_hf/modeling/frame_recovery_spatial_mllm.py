@@ -4,14 +4,13 @@ The geometry branch needs frames; the model's inputs hold normalised patches. Cu
 the frames are put back together here and no input is added to Qwen2.5-VL's. Which images are one scene is told here
 too.
 
-Shapes: T pairs of frames, h x w patches of p x p pixels, m x m patches merged into a token.
+Shapes: T pairs of frames (or single ones, as the patches are cut), h x w patches of p x p pixels, m x m patches merged
+into a token.
 """
 
 from collections.abc import Sequence
 
 import torch
-
-from .configuration_spatial_mllm import FRAMES_MERGED
 
 
 def frames_from_patches(
@@ -31,8 +30,8 @@ def frames_from_patches(
     """
     T, h, w = (int(size) for size in grid_thw)
     m, p = merge_size, patch_size
-    x = patches.float().view(T, h // m, w // m, m, m, 3, FRAMES_MERGED, p, p)
-    x = x.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(T * FRAMES_MERGED, 3, h * p, w * p)
+    x = patches.float().view(T, h // m, w // m, m, m, 3, -1, p, p)
+    x = x.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(-1, 3, h * p, w * p)
     mean_map = torch.tensor(list(mean), device=x.device).view(3, 1, 1)
     std_map = torch.tensor(list(std), device=x.device).view(3, 1, 1)
     return (x * std_map + mean_map).clamp(0, 1)

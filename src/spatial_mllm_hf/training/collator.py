@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..modeling.configuration_spatial_mllm import FRAMES_MERGED, SpatialMLLMConfig
+from ..modeling.configuration_spatial_mllm import SpatialMLLMConfig
 from .feature_cache import CachedFeatures
 from .label_masks import IGNORED
 from .sample_encoding import VIDEO_TYPE, EncodedSample, FailedSample
@@ -81,7 +81,7 @@ def _placeholder(config: SpatialMLLMConfig, cached: Sequence[str]) -> EncodedSam
     media = {"video_grid_thw": grid_thw, "second_per_grid_ts": torch.ones(1)}
     features = CachedFeatures(
         grid_thw,
-        geometry=torch.zeros(FRAMES_MERGED * merge**2, config.spatial_config.hidden_size),
+        geometry=torch.zeros(vision.temporal_patch_size * merge**2, config.spatial_config.hidden_size),
         vision=torch.zeros(merge**2, vision.hidden_size),
     )
     if "vggt" in cached:

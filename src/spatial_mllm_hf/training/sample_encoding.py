@@ -182,10 +182,11 @@ class EncodedDataset(Dataset[EncodedSample | FailedSample]):
         """Tokens of every sample without reading media, for batches of similar length."""
         settings, images = self.encode.settings, self.encode.processor.image_processor
         frame = settings.max_pixels // (images.patch_size * images.merge_size) ** 2
+        merged = images.temporal_patch_size  # frames of a token
         lengths = []
         for sample in map(self.samples.__getitem__, range(len(self))):
             conversation = sample.conversation
-            frames = len(conversation.videos) * settings.num_frames // 2 + len(conversation.images)
+            frames = len(conversation.videos) * settings.num_frames // merged + len(conversation.images)
             characters = sum(len(text) for _, text in conversation.turns)
             lengths.append(characters // CHARACTERS_PER_TOKEN + frames * frame)
         return lengths

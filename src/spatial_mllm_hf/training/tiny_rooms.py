@@ -2,7 +2,8 @@
 
 At most 10 M parameters and 15 MB, so that it can be trained on two CPU cores and shipped. Two choices beside size:
 
-- A vision tower that does not merge patches (`spatial_merge_size` 1): frames of 84x56 pixels have 6x4 of them.
+- A vision tower that merges neither patches nor frames (`spatial_merge_size` and `temporal_patch_size` 1): frames of
+  84x56 pixels have 6x4 patches, and of eight frames of a walk, neighbours show different things.
 - A tokenizer of bytes to which the phrases of questions, prompts and trains of thought are added as tokens: a question
   is a dozen of them, where letters would be hundreds. Any other text is read byte by byte.
 """
@@ -74,10 +75,14 @@ def room_processor() -> SpatialMLLMProcessor:
     """Frames of 84x56 pixels (or other sides of about that area), patches that are not merged, phrases as tokens."""
     size = {"shortest_edge": FRAME_PIXELS // 2, "longest_edge": FRAME_PIXELS}
     return SpatialMLLMProcessor(
-        image_processor=Qwen2VLImageProcessor(size=dict(size), merge_size=1),
+        image_processor=Qwen2VLImageProcessor(size=dict(size), merge_size=1, temporal_patch_size=1),
         tokenizer=phrase_tokenizer(),
         video_processor=SpatialMLLMVideoProcessor(
-            size=dict(size), merge_size=1, num_frames=NUM_FRAMES, candidate_size=CANDIDATE_SIZE
+            size=dict(size),
+            merge_size=1,
+            temporal_patch_size=1,
+            num_frames=NUM_FRAMES,
+            candidate_size=CANDIDATE_SIZE,
         ),
         chat_template=CHAT_TEMPLATE,
     )
@@ -132,6 +137,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, geometry: VGGTModel) -> SpatialM
             "num_heads": 4,
             "out_hidden_size": hidden,
             "spatial_merge_size": 1,
+            "temporal_patch_size": 1,
             "tokens_per_second": 2,
             "window_size": 56,
             "fullatt_block_indexes": [0, 1],
