@@ -39,9 +39,18 @@ def test_frames_and_their_pictures(run: Command, rooms: Path, tmp_path: Path) ->
     assert result.out == f"Wrote {out}: {questions} questions in {len(rows)} samples on {len(rows)} frames.\n"
     assert rows == list(reasoned_frames(rooms, tmp_path / "again", 2, 3))
     assert {path.name for path in (tmp_path / "frames").iterdir()} == {row.images[0] for row in rows}
-    refused = run("data", "reasoned", rooms, "--out", out, "--frames", 3, "--samples", 2)
-    assert refused.code == 2
-    assert "--samples is of walks" in refused.error
+    for options in (("--samples", 2), ("--offsets",)):
+        refused = run("data", "reasoned", rooms, "--out", out, "--frames", 3, *options)
+        assert refused.code == 2
+        assert f"{options[0]} is of walks" in refused.error
+
+
+def test_offsets_reach_the_samples(run: Command, rooms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
+    assert run("data", "reasoned", rooms, "--out", out, "--questions", 9, "--offsets").code == 0
+    assert (
+        list(read_conversations(out)) == list(reasoned_rooms(rooms, 9, offsets=True)) != list(reasoned_rooms(rooms, 9))
+    )
 
 
 def test_ten_questions_on_each_room_unless_told_otherwise(run: Command, rooms: Path, tmp_path: Path) -> None:

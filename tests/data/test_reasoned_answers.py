@@ -156,6 +156,59 @@ def test_thoughts_by_hand(question: SpatialQuestion, expected: str, here: Reason
     assert here.thoughts(question) == expected
 
 
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        (
+            ask("object_rel_direction_easy", standing="stool", facing="tv", target="bed"),
+            "tv 3.5 1.0 15°, bed 0.0 2.0 90°, turn 75°, left",
+        ),
+        (
+            ask("object_rel_direction_hard", standing="tv", facing="stool", target="bed"),
+            "stool -3.5 -1.0 195°, bed -3.5 1.0 165°, turn 330°, front-right",
+        ),
+        (
+            ask("object_rel_distance", anchor="stool", choices="tv, chair, bed"),
+            "tv 3.5 1.0 3.3, chair 2.0 0.0 1.6, bed 0.0 2.0 1.4: bed",  # to the nearer of two chairs
+        ),
+        (ask("object_abs_distance", first="stool", second="tv"), "stool to tv 3.5 1.0"),
+        (
+            ask("obj_appearance_order", categories="tv, bed, chair, stool"),
+            "tv 7.5, bed 0.5, chair 0.0, stool 2.0: chair, bed, stool, tv",
+        ),
+        (ask("object_counting", category="chair"), ""),
+    ],
+)
+def test_thoughts_with_offsets_by_hand(question: SpatialQuestion, expected: str) -> None:
+    assert ReasonedAnswers(SceneAnswers(SCENE), camera(1, 2, 0.0), offsets=True).thoughts(question) == expected
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_with_offsets_each_step_follows_from_what_is_written(seed: int) -> None:
+    reasoned = ReasonedAnswers(SceneAnswers(furnished_scene(seed)), camera(2.0, 1.5, 0.3 + seed), offsets=True)
+    places = {}
+    for entry in reasoned.map().split("; "):
+        name, *numbers = re.split(r" (?=-?\d)", entry)
+        if len(numbers) == 2:
+            places[name] = np.array([float(number) for number in numbers])
+    turns = 0
+    for question in generate_questions(reasoned.answers.scene, seed, GenerationSettings()):
+        thoughts = reasoned.thoughts(question)
+        if not question.question_type.startswith("object_rel_direction"):
+            continue
+        fields = parse_question(question.question_type, question.question)
+        assert fields is not None
+        first, second, turn = re.findall(r"(\d+)°", thoughts)
+        for name, angle in ((fields["facing"], first), (fields["target"], second)):
+            offset = places[name] - places[fields["standing"]]
+            assert f"{name} {offset[0]:.1f} {offset[1]:.1f} {angle}°" in thoughts
+            bearing = np.degrees(np.arctan2(offset[1], offset[0]))
+            assert abs((bearing - float(angle) + 180) % 360 - 180) <= 7.5 + 1e-6
+        assert (int(second) - int(first)) % 360 == int(turn)
+        turns += 1
+    assert turns > 5
+
+
 def test_the_example_of_the_documentation(here: ReasonedAnswers) -> None:
     question = ask("object_rel_direction_easy", standing="stool", facing="tv", target="bed")
     lines = here.answer(question, with_map=True).splitlines()

@@ -260,6 +260,8 @@ def test_a_clip_gives_6_by_4_patches_for_each_frame_that_are_not_merged(start: P
     assert inputs["video_grid_thw"].tolist() == [[8, 4, 6]]
     assert (inputs["input_ids"] == processor.video_token_id).sum() == 8 * 4 * 6
     assert inputs["pixel_values_videos"].shape == (8 * 4 * 6, 3 * 14 * 14)
+    for recipe in ("tiny_walks", "tiny_sft", "tiny_grpo"):
+        assert inputs["second_per_grid_ts"].tolist() == [read_recipe(recipe)["second_per_grid"]]
 
 
 def test_a_picture_is_a_walk_of_one_frame_to_the_encoders(start: Path, clip: np.ndarray) -> None:

@@ -20,6 +20,9 @@ def reasoned(
     frames: int | None = typer.Option(
         None, "--frames", min=1, help="Ask about single frames, so many of each room; they go to a folder beside --out."
     ),
+    offsets: bool = typer.Option(
+        False, "--offsets", help="Write how far apart things are before bearings and distances: smaller steps."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the questions."),
 ) -> None:
     """Write training samples whose answers draw a map of the room first and reason on it."""
@@ -27,9 +30,10 @@ def reasoned(
     from ..data.reasoned_rooms import reasoned_frames, reasoned_rooms
 
     if frames is None:
-        conversations = reasoned_rooms(folder, questions, samples, seed)
-    elif samples > 1:
-        raise ValueError("--samples is of walks: a frame is one sample, --frames says how many of each room.")
+        conversations = reasoned_rooms(folder, questions, samples, seed, offsets)
+    elif samples > 1 or offsets:
+        name = "--samples" if samples > 1 else "--offsets"
+        raise ValueError(f"{name} is of walks: a frame is one sample, --frames says how many of each room.")
     else:
         conversations = reasoned_frames(folder, out.with_suffix(""), questions, frames, seed)
     counts: Counter[str] = Counter()

@@ -10,6 +10,9 @@ thoughts begin with a map, as VSI-Bench's authors let models draw one (arXiv 241
   the first frame's camera, in steps of 0.5. Objects are listed clockwise from behind the camera.
 - Directions: where the faced object and the target are from where one stands (0° is to the right, counter-clockwise),
   the turn between them, the word.
+- With `offsets`, what a small model cannot do in one step is taken apart: `tv 1.0 0.5 30°` says how far to the right
+  and ahead the tv is from where one stands, and then where that is. Offsets are differences of the map's places,
+  bearings those of the offsets, the turn the difference of the bearings: each step follows from what is written.
 - Absolute distance: the offset between the two places. Relative distance: each choice's distance, and the least one's
   name. Order of appearance: the second in which each is seen first, and the order.
 """
@@ -38,10 +41,12 @@ class ReasonedAnswers:
     Args:
         answers: of the scene.
         extrinsics: `[3, 4]`, camera from world, of the first frame.
+        offsets: write offsets before bearings and distances.
     """
 
-    def __init__(self, answers: SceneAnswers, extrinsics: Array) -> None:
+    def __init__(self, answers: SceneAnswers, extrinsics: Array, offsets: bool = False) -> None:
         self.answers = answers
+        self.offsets = offsets
         rotation, shift = extrinsics[:, :3].astype(np.float64), extrinsics[:, 3].astype(np.float64)
         ahead = rotation[2, :2] / np.linalg.norm(rotation[2, :2])
         self._axes = np.stack([[ahead[1], -ahead[0]], ahead])  # to the right and ahead, in the floor plan
@@ -79,23 +84,43 @@ class ReasonedAnswers:
         thoughts = ". ".join(part for part in parts if part)
         return f"<think>{thoughts}</think>\n<answer>{question.ground_truth}</answer>"
 
+    def _offset(self, first: str, second: str) -> Array:
+        """Metres `[2]` to the right and ahead from a thing to the nearest of others; by the map with `offsets`."""
+        begin = self.place(self.answers.unique_box(first).centroid)
+        ends = [self.place(box.centroid) for box in self.answers.boxes(second)]
+        if self.offsets:
+            begin, ends = _stepped(begin), [_stepped(end) for end in ends]
+        return min((end - begin for end in ends), key=lambda offset: float(np.linalg.norm(offset)))
+
     def _directions(self, question_type: QuestionType, fields: Fields) -> str:
+        word = answer(self.answers, question_type, fields)
+        if self.offsets:
+            names = [fields["facing"], fields["target"]]
+            apart = [self._offset(fields["standing"], name) for name in names]
+            steps = [_angle_steps(np.degrees(np.arctan2(*offset[::-1]))) for offset in apart]
+            told = [
+                f"{name}{_numbers(*offset)}{_angle(ANGLE_STEP * step)}"
+                for name, offset, step in zip(names, apart, steps, strict=True)
+            ]
+            return f"{', '.join(told)}, turn{_angle(ANGLE_STEP * (steps[1] - steps[0]))}, {word}"
         standing, facing, target = (
             self.place(self.answers.unique_box(fields[name]).centroid) for name in ("standing", "facing", "target")
         )
         angles = [np.degrees(np.arctan2(*(there - standing)[::-1])) for there in (facing, target)]
         turn = float(bearings(standing, facing, target[None])[0])
-        word = answer(self.answers, question_type, fields)
         headings = f"{fields['facing']}{_angle(angles[0])}, {fields['target']}{_angle(angles[1])}"
         return f"{headings}, turn{_angle(turn)}, {word}"
 
     def _absolute_distance(self, question_type: QuestionType, fields: Fields) -> str:
-        first, second = (self.place(self.answers.unique_box(fields[name]).centroid) for name in ("first", "second"))
-        return f"{fields['first']} to {fields['second']}{_numbers(*(second - first))}"
+        return f"{fields['first']} to {fields['second']}{_numbers(*self._offset(fields['first'], fields['second']))}"
 
     def _relative_distance(self, question_type: QuestionType, fields: Fields) -> str:
         choices = split_list(fields["choices"])
-        distances = [f"{name} {self.answers.distance(fields['anchor'], name):.1f}" for name in choices]
+        distances = [
+            f"{name}{_numbers(*self._offset(fields['anchor'], name)) if self.offsets else ''} "
+            f"{self.answers.distance(fields['anchor'], name):.1f}"
+            for name in choices
+        ]
         return f"{', '.join(distances)}: {self.answers.nearest(fields['anchor'], choices)}"
 
     def _appearance_order(self, question_type: QuestionType, fields: Fields) -> str:
@@ -150,5 +175,15 @@ def _numbers(*values: float) -> str:
     return "".join(f" {round(value / PLACE_STEP) * PLACE_STEP + 0.0:.1f}" for value in values)
 
 
+def _stepped(place: Array) -> Array:
+    """A place as the map has it."""
+    stepped: Array = np.array([round(value / PLACE_STEP) * PLACE_STEP for value in place.tolist()])
+    return stepped
+
+
+def _angle_steps(degrees: float) -> int:
+    return round(float(degrees) / ANGLE_STEP)
+
+
 def _angle(degrees: float) -> str:
-    return f" {round(float(degrees) / ANGLE_STEP) * ANGLE_STEP % 360}°"
+    return f" {_angle_steps(degrees) * ANGLE_STEP % 360}°"

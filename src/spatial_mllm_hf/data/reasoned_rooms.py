@@ -30,7 +30,9 @@ _PLAIN_EVERY = 4  # samples of a room, of which the last has questions without i
 _SETTINGS = GenerationSettings.at_most(_CANDIDATES, wording="vsibench")
 
 
-def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0) -> Iterator[Conversation]:
+def reasoned_rooms(
+    folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0, offsets: bool = False
+) -> Iterator[Conversation]:
     """Samples of each room, one room after the other.
 
     Args:
@@ -38,6 +40,7 @@ def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed:
         num_questions: of a sample; the tasks that a room supports get as many each as can be, the others by lot.
         num_samples: of a room, each with questions drawn anew.
         seed: of the questions.
+        offsets: as of `ReasonedAnswers`.
 
     Raises:
         ValueError: for a number below 1, a folder without annotations or geometry, or damaged annotations.
@@ -46,7 +49,7 @@ def reasoned_rooms(folder: Path, num_questions: int, num_samples: int = 1, seed:
     for scene, path in _scenes(folder):
         with safe_open(path, framework="numpy") as file:
             extrinsics = file.get_slice("extrinsics")[0]
-        reasoned = ReasonedAnswers(SceneAnswers(scene), extrinsics)
+        reasoned = ReasonedAnswers(SceneAnswers(scene), extrinsics, offsets)
         questions = generate_questions(scene, seed, _SETTINGS)
         for number in range(num_samples):
             rng = np.random.default_rng([seed, number, crc32(scene.name.encode())])  # another order in each room

@@ -1,7 +1,8 @@
 """Connectors: from VGGT's patch tokens to tokens of the language model (section 3.1 and appendix B.2 of the paper).
 
 Both merge two frames of 2 x 2 patches into one token, as Qwen2.5-VL's vision tower does (its configuration says how
-many), so the result lines up with the 2D features one to one. They differ in the order of the merged channels and in depth.
+many), so the result lines up with the 2D features one to one. They differ in the order of the merged channels and in
+depth.
 
 Shapes: B clips, S frames (even), h x w patches (even), D = 2C channels of a VGGT token, T = S / 2.
 """

@@ -32,6 +32,7 @@ from ..processing.video_processing_spatial_mllm import SpatialMLLMVideoProcessor
 
 NUM_FRAMES = 8
 FRAME_PIXELS = 84 * 56
+SECOND_PER_GRID = 0.5  # as in training, so that answers see the positions that were learnt
 CANDIDATE_SIZE = 84  # pixels; longer side of frames that the sampler chooses from
 MOST_NEW_TOKENS = 256
 _FARTHEST = 20  # metres or seconds, of numbers that are tokens
@@ -83,6 +84,7 @@ def room_processor() -> SpatialMLLMProcessor:
             temporal_patch_size=1,
             num_frames=NUM_FRAMES,
             candidate_size=CANDIDATE_SIZE,
+            second_per_grid=SECOND_PER_GRID,
         ),
         chat_template=CHAT_TEMPLATE,
     )
