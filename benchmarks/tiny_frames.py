@@ -1,6 +1,6 @@
 """What the tiny model of rooms says about single frames of rooms that it has never seen (docs/tiny-rooms.md).
 
-    spatial-mllm data reasoned tiny/rooms_held_out --frames 4 --questions 1 --out tiny/frames_held_out.jsonl
+    spatial-mllm data reasoned tiny/sparse_held_out --frames 2 --questions 1 --out tiny/frames_held_out.jsonl
     python benchmarks/tiny_frames.py tiny/frames_model tiny/frames_held_out.jsonl --train tiny/frames.jsonl
 
 Its answers are generated, greedily, and their maps compared with the true ones: which categories they name, and how far
@@ -19,14 +19,11 @@ import torch
 
 from spatial_mllm_hf import SpatialMLLMForConditionalGeneration, SpatialMLLMProcessor
 from spatial_mllm_hf.data.conversations import Conversation, read_conversations
+from spatial_mllm_hf.data.reasoned_answers import read_map
 from spatial_mllm_hf.evaluation.answers import extract_answer
 from spatial_mllm_hf.training.conversation_messages import as_messages
 from spatial_mllm_hf.training.media import MediaSettings
 from spatial_mllm_hf.training.recipes import read_recipe
-
-PLACE = re.compile(r" (-?\d+\.\d) (-?\d+\.\d)")
-CATEGORY = re.compile(r"[a-z]+(?: (?!and )[a-z]+)*")
-Map = dict[str, list[np.ndarray]]
 
 
 def main() -> None:
@@ -94,18 +91,6 @@ def places_of(path: Path) -> dict[str, np.ndarray]:
         for category, found in read_map(row.turns[1][1]).items():
             places[category] += found
     return {category: np.mean(found, axis=0) for category, found in places.items()}
-
-
-def read_map(answer: str) -> Map:
-    """Categories and places `[2]` out of the map that an answer begins with."""
-    thoughts = answer.partition("<think>")[2].partition("</think>")[0].split(". ")
-    found: Map = {}
-    for entry in thoughts[0].split("; "):
-        name = CATEGORY.match(entry)
-        places = [np.array([float(x), float(y)]) for x, y in PLACE.findall(entry)]
-        if name and places:
-            found[name[0]] = places
-    return found
 
 
 if __name__ == "__main__":

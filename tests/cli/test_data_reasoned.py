@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spatial_mllm_hf.data.conversations import read_conversations
-from spatial_mllm_hf.data.reasoned_rooms import reasoned_frames, reasoned_rooms
+from spatial_mllm_hf.data.reasoned_rooms import option_letters, reasoned_frames, reasoned_rooms
 from spatial_mllm_hf.data.synthetic_data_set import write_rooms
 from spatial_mllm_hf.data.synthetic_scenes import SceneSettings
 
@@ -43,6 +43,20 @@ def test_frames_and_their_pictures(run: Command, rooms: Path, tmp_path: Path) ->
         refused = run("data", "reasoned", rooms, "--out", out, "--frames", 3, *options)
         assert refused.code == 2
         assert f"{options[0]} is of walks" in refused.error
+
+
+def test_letters_are_of_text_alone(run: Command, rooms: Path, tmp_path: Path) -> None:
+    out = tmp_path / "letters.jsonl"
+    result = run("data", "reasoned", rooms, "--out", out, "--letters", "--samples", 5, "--seed", 3)
+    assert result.code == 0, result.err
+    rows = list(read_conversations(out))
+    assert rows == list(option_letters(rooms, 5, 3))
+    assert len(rows) == 10
+    assert not (tmp_path / "letters").exists()
+    for options in (("--frames", 2), ("--offsets",)):
+        refused = run("data", "reasoned", rooms, "--out", out, "--letters", *options)
+        assert refused.code == 2
+        assert "--letters is of text alone" in refused.error
 
 
 def test_offsets_reach_the_samples(run: Command, rooms: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from safetensors.numpy import load_file
 from spatial_mllm_hf.data.conversations import IMAGE_TAG, VIDEO_TAG, Conversation
 from spatial_mllm_hf.data.question_generation import GENERATED_TYPES, GenerationSettings, generate_questions
 from spatial_mllm_hf.data.reasoned_answers import ReasonedAnswers
-from spatial_mllm_hf.data.reasoned_rooms import reasoned_frames, reasoned_rooms
+from spatial_mllm_hf.data.reasoned_rooms import option_letters, reasoned_frames, reasoned_rooms
 from spatial_mllm_hf.data.scene_annotations import SceneAnnotation, read_scene_annotations
 from spatial_mllm_hf.data.scene_answers import SceneAnswers
 from spatial_mllm_hf.data.spatial_questions import SpatialQuestion
@@ -230,3 +231,29 @@ def test_frames_that_cannot_be_are_refused(rooms: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no rooms\.json"):
         list(reasoned_frames(tmp_path, tmp_path, 1, 1))
     assert scene_seed(scene_name(1234567)) == 1234567
+
+
+# ---------- letters
+def test_letters_are_those_of_the_options_that_the_thoughts_name(rooms: Path, contents: dict[str, Room]) -> None:
+    samples = list(option_letters(rooms, 10))
+    assert len(samples) == 60
+    letters, true = Counter[str](), 0
+    for sample in samples:
+        assert sample.videos == sample.images == ()
+        (_, asked), (_, said) = sample.turns
+        asked, words = asked.rsplit("\n", 1)
+        (question,) = room_of(sample, contents).asked_in(replace(sample, turns=(("human", asked),)))
+        assert question.options is not None
+        thoughts, letter = said.removeprefix("<think>").removesuffix("</answer>").split("</think>\n<answer>")
+        assert thoughts == words
+        assert f"{letter}. {thoughts}" in question.options
+        letters[letter] += 1
+        true += letter == question.ground_truth
+    assert set(letters) == set("ABCD")
+    assert 10 < true < 40  # an option by lot, which is the right one now and then
+
+
+def test_letters_follow_their_seed(rooms: Path) -> None:
+    assert list(option_letters(rooms, 4, 1)) == list(option_letters(rooms, 4, 1)) != list(option_letters(rooms, 4, 2))
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        next(option_letters(rooms, 0))

@@ -23,13 +23,20 @@ def reasoned(
     offsets: bool = typer.Option(
         False, "--offsets", help="Write how far apart things are before bearings and distances: smaller steps."
     ),
+    letters: bool = typer.Option(
+        False, "--letters", help="Text alone, without videos: from the words of an option to its letter."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the questions."),
 ) -> None:
     """Write training samples whose answers draw a map of the room first and reason on it."""
     from ..data.conversations import write_conversations
-    from ..data.reasoned_rooms import reasoned_frames, reasoned_rooms
+    from ..data.reasoned_rooms import option_letters, reasoned_frames, reasoned_rooms
 
-    if frames is None:
+    if letters:
+        if frames is not None or offsets:
+            raise ValueError("--letters is of text alone: --frames and --offsets are of samples with pictures.")
+        conversations = option_letters(folder, samples, seed)
+    elif frames is None:
         conversations = reasoned_rooms(folder, questions, samples, seed, offsets)
     elif samples > 1 or offsets:
         name = "--samples" if samples > 1 else "--offsets"

@@ -19,6 +19,7 @@ thoughts begin with a map, as VSI-Bench's authors let models draw one (arXiv 241
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -33,6 +34,8 @@ from .training_prompts import grpo_prompt, question_with_options
 
 PLACE_STEP = 0.5  # metres
 ANGLE_STEP = 15  # degrees
+_PLACE = re.compile(r" (-?\d+\.\d) (-?\d+\.\d)")
+_CATEGORY = re.compile(r"[a-z]+(?: (?!and )[a-z]+)*")
 
 
 class ReasonedAnswers:
@@ -81,8 +84,7 @@ class ReasonedAnswers:
     def answer(self, question: SpatialQuestion, with_map: bool) -> str:
         """Thoughts and answer in the form that GRPO's prompts ask for."""
         parts = [self.map(), self.thoughts(question)] if with_map else [self.thoughts(question)]
-        thoughts = ". ".join(part for part in parts if part)
-        return f"<think>{thoughts}</think>\n<answer>{question.ground_truth}</answer>"
+        return reasoned_form(". ".join(part for part in parts if part), question.ground_truth)
 
     def _offset(self, first: str, second: str) -> Array:
         """Metres `[2]` to the right and ahead from a thing to the nearest of others; by the map with `offsets`."""
@@ -156,9 +158,7 @@ def reasoned_conversation(
     tag = VIDEO_TAG if image is None else IMAGE_TAG
     turns = []
     for number, question in enumerate(questions):
-        text = question_with_options(question)
-        if not is_plain:
-            text = grpo_prompt(text, "number" if question.is_numerical else "multiple_choice")
+        text = question_with_options(question) if is_plain else reasoned_prompt(question)
         turns.append(("human", text if number else f"{tag}\n{text}"))
         turns.append(("gpt", reasoned.answer(question, with_map=number == 0)))
     return Conversation(
@@ -168,6 +168,28 @@ def reasoned_conversation(
         turns=tuple(turns),
         metadata={"scene_name": questions[0].scene_name, "question_type": "reasoned"},
     )
+
+
+def reasoned_prompt(question: SpatialQuestion) -> str:
+    """A question with GRPO's instructions."""
+    return grpo_prompt(question_with_options(question), "number" if question.is_numerical else "multiple_choice")
+
+
+def reasoned_form(thoughts: str, answer: str) -> str:
+    """The form that GRPO's instructions ask for."""
+    return f"<think>{thoughts}</think>\n<answer>{answer}</answer>"
+
+
+def read_map(answer: str) -> dict[str, list[Array]]:
+    """The map that an answer begins with: categories, and the places `[2]` of each. What is no entry is passed over."""
+    thoughts = answer.partition("<think>")[2].partition("</think>")[0].split(". ")
+    found: dict[str, list[Array]] = {}
+    for entry in thoughts[0].split("; "):
+        name = _CATEGORY.match(entry)
+        places = [np.array([float(x), float(y)]) for x, y in _PLACE.findall(entry)]
+        if name and places:
+            found[name[0]] = places
+    return found
 
 
 def _numbers(*values: float) -> str:

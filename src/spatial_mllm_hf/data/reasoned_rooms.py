@@ -17,7 +17,7 @@ from safetensors import safe_open
 from ..processing.video_decoding_spatial_mllm import decode_frames
 from .conversations import Conversation
 from .question_generation import GENERATED_TYPES, GenerationSettings, generate_questions
-from .reasoned_answers import ReasonedAnswers, reasoned_conversation
+from .reasoned_answers import ReasonedAnswers, reasoned_conversation, reasoned_form, reasoned_prompt
 from .scene_annotations import SceneAnnotation, read_scene_annotations
 from .scene_answers import SceneAnswers
 from .spatial_questions import SpatialQuestion
@@ -95,6 +95,30 @@ def reasoned_frames(
                 Image.fromarray(frame).save(pictures / f"{name}.png")
                 reasoned = ReasonedAnswers(SceneAnswers(seen), extrinsics[number])
                 yield reasoned_conversation(name, reasoned, questions, image=f"{name}.png")
+
+
+def option_letters(folder: Path, num_samples: int = 1, seed: int = 0) -> Iterator[Conversation]:
+    """Samples of text alone: a question with options, the words of one by lot, and as the answer its letter.
+
+    How an option's words lead to its letter is one token in dozens of a reasoned answer, so that small models hardly
+    learn it there; here it is all that there is to learn.
+
+    Args:
+        num_samples: of a room, of one question each.
+        seed: of the questions and of the lot.
+
+    Raises:
+        ValueError: as `reasoned_rooms`.
+    """
+    _check(num_samples=num_samples)
+    for scene, _ in _scenes(folder):
+        rng = np.random.default_rng([seed, crc32(scene.name.encode())])
+        questions = [asked for asked in generate_questions(scene, seed, _SETTINGS) if asked.options is not None]
+        for number, question in enumerate(_even_share(questions, num_samples, rng)):
+            letter, words = str(rng.choice(question.options)).split(". ", 1)
+            turns = (("human", f"{reasoned_prompt(question)}\n{words}"), ("gpt", reasoned_form(words, letter)))
+            metadata = {"scene_name": scene.name, "question_type": "option_letters"}
+            yield Conversation(id=f"{scene.name}-{number}", videos=(), images=(), turns=turns, metadata=metadata)
 
 
 def _check(**numbers: int) -> None:
