@@ -52,6 +52,9 @@ def test_letters_are_of_text_alone(run: Command, rooms: Path, tmp_path: Path) ->
     rows = list(read_conversations(out))
     assert rows == list(option_letters(rooms, 5, 3))
     assert len(rows) == 10
+    assert run("data", "reasoned", rooms, "--out", out, "--letters", "--told", "--samples", 5, "--seed", 3).code == 0
+    assert list(read_conversations(out)) == list(option_letters(rooms, 5, 3, told=True)) != rows
+    assert "--told goes with --letters" in run("data", "reasoned", rooms, "--out", out, "--told").error
     assert not (tmp_path / "letters").exists()
     for options in (("--frames", 2), ("--offsets",)):
         refused = run("data", "reasoned", rooms, "--out", out, "--letters", *options)

@@ -234,18 +234,21 @@ def test_frames_that_cannot_be_are_refused(rooms: Path, tmp_path: Path) -> None:
 
 
 # ---------- letters
-def test_letters_are_those_of_the_options_that_the_thoughts_name(rooms: Path, contents: dict[str, Room]) -> None:
-    samples = list(option_letters(rooms, 10))
+@pytest.mark.parametrize("told", [False, True])
+def test_letters_are_those_of_the_options_that_the_thoughts_name(
+    told: bool, rooms: Path, contents: dict[str, Room]
+) -> None:
+    samples = list(option_letters(rooms, 10, told=told))
     assert len(samples) == 60
     letters, true = Counter[str](), 0
     for sample in samples:
         assert sample.videos == sample.images == ()
         (_, asked), (_, said) = sample.turns
-        asked, words = asked.rsplit("\n", 1)
-        (question,) = room_of(sample, contents).asked_in(replace(sample, turns=(("human", asked),)))
+        asked, words = asked.rsplit("\n", 1) if told else (asked, "")
+        (question,) = room_of(sample, contents).asked_in(replace(sample, turns=(("human", asked), ("gpt", said))))
         assert question.options is not None
         thoughts, letter = said.removeprefix("<think>").removesuffix("</answer>").split("</think>\n<answer>")
-        assert thoughts == words
+        assert not told or thoughts == words
         assert f"{letter}. {thoughts}" in question.options
         letters[letter] += 1
         true += letter == question.ground_truth

@@ -26,6 +26,7 @@ def reasoned(
     letters: bool = typer.Option(
         False, "--letters", help="Text alone, without videos: from the words of an option to its letter."
     ),
+    told: bool = typer.Option(False, "--told", help="With --letters: the words also end the question."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the questions."),
 ) -> None:
     """Write training samples whose answers draw a map of the room first and reason on it."""
@@ -35,7 +36,9 @@ def reasoned(
     if letters:
         if frames is not None or offsets:
             raise ValueError("--letters is of text alone: --frames and --offsets are of samples with pictures.")
-        conversations = option_letters(folder, samples, seed)
+        conversations = option_letters(folder, samples, seed, told)
+    elif told:
+        raise ValueError("--told goes with --letters.")
     elif frames is None:
         conversations = reasoned_rooms(folder, questions, samples, seed, offsets)
     elif samples > 1 or offsets:
