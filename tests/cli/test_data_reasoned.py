@@ -47,13 +47,13 @@ def test_frames_and_their_pictures(run: Command, rooms: Path, tmp_path: Path) ->
 
 def test_letters_are_of_text_alone(run: Command, rooms: Path, tmp_path: Path) -> None:
     out = tmp_path / "letters.jsonl"
-    result = run("data", "reasoned", rooms, "--out", out, "--letters", "--samples", 5, "--seed", 3)
+    result = run("data", "reasoned", rooms, "--out", out, "--letters", "--questions", 4, "--samples", 5, "--seed", 3)
     assert result.code == 0, result.err
     rows = list(read_conversations(out))
-    assert rows == list(option_letters(rooms, 5, 3))
+    assert rows == list(option_letters(rooms, 4, 5, 3))
     assert len(rows) == 10
-    assert run("data", "reasoned", rooms, "--out", out, "--letters", "--told", "--samples", 5, "--seed", 3).code == 0
-    assert list(read_conversations(out)) == list(option_letters(rooms, 5, 3, told=True)) != rows
+    assert run("data", "reasoned", rooms, "--out", out, "--letters", "--told", "--questions", 4).code == 0
+    assert list(read_conversations(out)) == list(option_letters(rooms, 4, told=True))
     assert "--told goes with --letters" in run("data", "reasoned", rooms, "--out", out, "--told").error
     assert not (tmp_path / "letters").exists()
     for options in (("--frames", 2), ("--offsets",)):

@@ -238,7 +238,7 @@ def test_frames_that_cannot_be_are_refused(rooms: Path, tmp_path: Path) -> None:
 def test_letters_are_those_of_the_options_that_the_thoughts_name(
     told: bool, rooms: Path, contents: dict[str, Room]
 ) -> None:
-    samples = list(option_letters(rooms, 10, told=told))
+    samples = list(option_letters(rooms, 1, 10, told=told))
     assert len(samples) == 60
     letters, true = Counter[str](), 0
     for sample in samples:
@@ -256,7 +256,16 @@ def test_letters_are_those_of_the_options_that_the_thoughts_name(
     assert 10 < true < 40  # an option by lot, which is the right one now and then
 
 
+def test_letters_of_a_room_in_one_sample_are_those_of_many(rooms: Path) -> None:
+    many, few = list(option_letters(rooms, 1, 12)), list(option_letters(rooms, 5, 2))
+    assert [len(sample.turns) for sample in few] == [10, 10] * 6
+    single, paired = list(option_letters(rooms, 1, 10)), [turn for sample in few for turn in sample.turns]
+    assert [turn for sample in single for turn in sample.turns] == paired
+    assert len(many) == 72
+
+
 def test_letters_follow_their_seed(rooms: Path) -> None:
-    assert list(option_letters(rooms, 4, 1)) == list(option_letters(rooms, 4, 1)) != list(option_letters(rooms, 4, 2))
+    first, again, other = (list(option_letters(rooms, 1, 4, seed)) for seed in (1, 1, 2))
+    assert first == again != other
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
-        next(option_letters(rooms, 0))
+        next(option_letters(rooms, 1, 0))

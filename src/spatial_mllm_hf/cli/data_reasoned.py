@@ -36,7 +36,7 @@ def reasoned(
     if letters:
         if frames is not None or offsets:
             raise ValueError("--letters is of text alone: --frames and --offsets are of samples with pictures.")
-        conversations = option_letters(folder, samples, seed, told)
+        conversations = option_letters(folder, questions, samples, seed, told)
     elif told:
         raise ValueError("--told goes with --letters.")
     elif frames is None:

@@ -97,30 +97,36 @@ def reasoned_frames(
                 yield reasoned_conversation(name, reasoned, questions, image=f"{name}.png")
 
 
-def option_letters(folder: Path, num_samples: int = 1, seed: int = 0, told: bool = False) -> Iterator[Conversation]:
-    """Samples of text alone: a question with options, the words of one by lot as thoughts, its letter as the answer.
+def option_letters(
+    folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0, told: bool = False
+) -> Iterator[Conversation]:
+    """Samples of text alone: questions with options, the words of one by lot as thoughts, its letter as the answer.
 
     How an option's words lead to its letter is one token in dozens of a reasoned answer, so that small models hardly
     learn it there; here it is all that there is to learn.
 
     Args:
-        num_samples: of a room, of one question each.
+        num_questions: of a sample.
+        num_samples: of a room; its last ones are shorter or missing if it has fewer questions.
         seed: of the questions and of the lot.
         told: the words also end the question, so that nothing has to be guessed: a smaller step to learn first.
 
     Raises:
         ValueError: as `reasoned_rooms`.
     """
-    _check(num_samples=num_samples)
+    _check(num_questions=num_questions, num_samples=num_samples)
     for scene, _ in _scenes(folder):
         rng = np.random.default_rng([seed, crc32(scene.name.encode())])
         questions = [asked for asked in generate_questions(scene, seed, _SETTINGS) if asked.options is not None]
-        for number, question in enumerate(_even_share(questions, num_samples, rng)):
+        turns: list[tuple[str, str]] = []
+        for question in _even_share(questions, num_questions * num_samples, rng):
             letter, words = str(rng.choice(question.options or ())).split(". ", 1)
             asked = reasoned_prompt(question) + (f"\n{words}" if told else "")
-            turns = (("human", asked), ("gpt", reasoned_form(words, letter)))
-            metadata = {"scene_name": scene.name, "question_type": "option_letters"}
-            yield Conversation(id=f"{scene.name}-{number}", videos=(), images=(), turns=turns, metadata=metadata)
+            turns += [("human", asked), ("gpt", reasoned_form(words, letter))]
+        metadata = {"scene_name": scene.name, "question_type": "option_letters"}
+        for number, first in enumerate(range(0, len(turns), 2 * num_questions)):
+            part = tuple(turns[first : first + 2 * num_questions])
+            yield Conversation(id=f"{scene.name}-{number}", videos=(), images=(), turns=part, metadata=metadata)
 
 
 def _check(**numbers: int) -> None:
