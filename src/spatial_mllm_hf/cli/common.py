@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..processing.processing_spatial_mllm import SpatialMLLMProcessor
 
 DEFAULT_MODEL = "Diankun/Spatial-MLLM-v1.1-Instruct-820K"
+EMBEDDED_MODEL = Path(__file__).parents[1] / "checkpoints" / "tiny-rooms"  # trained by `make train-tiny`
 TABLE_WIDTH = 110
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -32,6 +34,14 @@ FrameSampling = Literal["space_aware", "uniform"]
 EngineName = Literal["local", "ray"]
 ModelOption = typer.Option(
     DEFAULT_MODEL, "--model", "-m", envvar="SPATIAL_MLLM_MODEL", help="Folder or Hub repository of a checkpoint."
+)
+NAMED_MODEL = typer.Option(
+    None,
+    "--model",
+    "-m",
+    envvar="SPATIAL_MLLM_MODEL",
+    help="Folder or Hub repository of a checkpoint. "
+    f"[default: {DEFAULT_MODEL}, or where the Hub cannot be reached the tiny model that comes along]",
 )
 SamplingOption = typer.Option("space_aware", "--frame-sampling", help="How frames are chosen.")
 NumFramesOption = typer.Option(
@@ -94,6 +104,29 @@ def check_model(model: str) -> str:
     if not os.path.isdir(model) and not is_repository:
         raise ValueError(f"--model {model}: there is no such folder, and it is not the name of a Hub repository.")
     return model
+
+
+def model_or_embedded(model: str | None) -> str:
+    """The model that is named; else the default one of the Hub; else, without a network, the one that comes along.
+
+    The last knows nothing but synthetic rooms, which is said on stderr.
+    """
+    if model is not None:
+        return model
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        hf_hub_download(DEFAULT_MODEL, "config.json")
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        sys.stderr.write(
+            f"spatial-mllm: {DEFAULT_MODEL} is not here and the Hub cannot be reached: a tiny model answers, which "
+            "knows synthetic rooms alone. --model names another.\n"
+        )
+        return str(EMBEDDED_MODEL)
+    except HfHubHTTPError:  # the Hub answers: loading says what is wrong
+        pass
+    return DEFAULT_MODEL
 
 
 def absolute_model(model: str) -> str:
