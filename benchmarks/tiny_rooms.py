@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +35,6 @@ from spatial_mllm_hf.evaluation.metrics import score_answer
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("frames", "walks", "thoughts", "together")  # whose curves are drawn; letters are text alone
-LAST = ("letters", "walks_offsets%40")  # files and shares of the last stage
 TASKS = {
     "counting": ("object_counting",),
     "absolute distance": ("object_abs_distance",),
@@ -74,13 +72,13 @@ def main() -> None:
     folder, seeds = arguments.folder, range(1, arguments.seeds + 1)
     if not (folder / "grpo" / "config.json").is_file():
         raise SystemExit(f"{folder} holds no trained model: run `make train-tiny` first.")
-    train_twin(folder)
     runs = []
     for seed in seeds:
-        train(folder, seed)
-        runs += [Run(f"sft_{seed}", name_of(seed)), Run(f"twin_{seed}", f"twin_{seed}")]
+        train(folder, "--seed", str(seed))
+        train(folder, "--seed", str(seed), "--twin")
+        runs += [Run(f"sft_{seed}", "sft" if seed == 1 else f"sft_{seed}"), Run(f"twin_{seed}", f"twin_{seed}")]
     results: dict[str, Any] = {"baselines": baselines(folder), "geometry": geometry(folder), "seeds": list(seeds)}
-    results["runs"] = {run.name: measure(folder, run) for run in (*runs, *GRPO_RUNS)}
+    results["runs"] = {asked.name: measure(folder, asked) for asked in (*runs, *GRPO_RUNS)}
     text = json.dumps(results, indent=2) + "\n"
     (ROOT / "benchmarks" / "results" / "tiny_rooms.json").write_text(text, encoding="utf-8")
     draw_scores(results, ROOT / "docs" / "tiny_rooms.png")
@@ -88,58 +86,34 @@ def main() -> None:
     print(table(results))
 
 
-def command(*arguments: str) -> None:
-    """A command of the package, in this environment."""
-    print("spatial-mllm", *arguments, flush=True)
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    subprocess.run([sys.executable, "-m", "spatial_mllm_hf.cli.main", *arguments], check=True, env=environment)
+def run(*arguments: str) -> None:
+    """A program in this environment."""
+    print(*arguments, flush=True)
+    subprocess.run([sys.executable, *arguments], check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
 
 
-def train_twin(folder: Path) -> None:
-    """The stages before the last of the twin: the same recipes, from a start whose geometry is not added."""
-    start = folder / "start_twin"
-    if not (start / "config.json").is_file():
-        command("make-tiny", str(start), "--vggt", str(folder / "geometry"), "--without-geometry")
-    fine_tune(folder, "tiny_frames", "start_twin", "frames_twin", "frames")
-    without = ("--feature_cache", "null")
-    fine_tune(folder, "tiny_walks", "frames_twin", "walks_twin", "walks", *without)
-    fine_tune(folder, "tiny_thoughts", "walks_twin", "thoughts_twin", "walks_offsets", *without)
-    fine_tune(folder, "tiny_letters", "thoughts_twin", "letters_twin", "letters_told")
-    fine_tune(folder, "tiny_together", "letters_twin", "together_twin", "walks_offsets", *without)
-    fine_tune(folder, "tiny_mixed", "together_twin", "mixed_twin", LAST, *without)
+def train(folder: Path, *options: str) -> None:
+    """The stages of `make train-tiny` that are not there yet."""
+    run(str(ROOT / "examples" / "train_tiny.py"), str(folder), *options)
 
 
-def train(folder: Path, seed: int) -> None:
-    """The last stage of fine-tuning, with and without geometry. The first seed with geometry is `make train-tiny`'s."""
-    cache = ("--feature_cache", str(folder / "features"))
-    own = ("--seed", str(seed))
-    fine_tune(folder, "tiny_sft", "mixed_model", name_of(seed), LAST, *cache, *own)
-    fine_tune(folder, "tiny_sft", "mixed_twin", f"twin_{seed}", LAST, "--feature_cache", "null", *own)
-
-
-def name_of(seed: int) -> str:
-    return "sft" if seed == 1 else f"sft_{seed}"
-
-
-def fine_tune(folder: Path, recipe: str, model: str, out: str, samples: str | Sequence[str], *options: str) -> None:
-    """A stage, where its result is not there yet."""
-    if not (folder / out / "config.json").is_file():
-        media = folder / ("frames" if samples == "frames" else "sparse/videos")
-        places = ("--model", str(folder / model), "--output_dir", str(folder / out))
-        names = [name.partition("%") for name in ([samples] if isinstance(samples, str) else samples)]
-        sources = ", ".join(f"{folder / name}.jsonl{sign}{share}" for name, sign, share in names)
-        data = ("--sources", f"[{sources}]", "--media_folder", str(media))
-        command("train", "sft", "--config", recipe, *places, *data, *options)
-
-
-def measure(folder: Path, run: Run) -> dict[str, Any]:
+def measure(folder: Path, asked: Run) -> dict[str, Any]:
     """Scores by task, in percent, as the code of Spatial-MLLM reads answers; counts also by exact match."""
-    out = folder / "results" / run.name
+    out = folder / "results" / asked.name
     data = folder / "sparse_test"
-    command(
-        *("eval", "vsibench", "--data", str(data / "questions.jsonl"), "--videos", str(data / "videos")),
-        *("--model", str(folder / run.model), "--prompt", "grpo", "--max-new-tokens", "256", "--batch-size", "9"),
-        *("--frame-sampling", run.sampling, "--num-frames", str(run.frames), "--num-candidate-frames", "64"),
+    run(
+        *(
+            "-m",
+            "spatial_mllm_hf.cli.main",
+            "eval",
+            "vsibench",
+            "--data",
+            str(data / "questions.jsonl"),
+            "--videos",
+            str(data / "videos"),
+        ),
+        *("--model", str(folder / asked.model), "--prompt", "grpo", "--max-new-tokens", "256", "--batch-size", "9"),
+        *("--frame-sampling", asked.sampling, "--num-frames", str(asked.frames), "--num-candidate-frames", "64"),
         *("--out", str(out)),
     )
     said = {name: answer.prediction or "" for name, answer in read_answers(out).items()}
@@ -176,7 +150,7 @@ def thoughts(folder: Path, predictions: dict[str, str]) -> dict[str, float]:
         alone = [name for name in both if len(truth[name]) == len(drawn[name]) == 1]
         off += [float(np.linalg.norm(truth[name][0] - drawn[name][0])) for name in alone]
         if question.question_type in DIRECTION_TYPES:
-            options = dict(option.split(". ", 1) for option in question.options or ())
+            options = question.words_of_options
             word = said.partition("</think>")[0].rpartition(", ")[2]
             words.append(word == options[question.ground_truth])
             fitting.append(options.get(extract_answer(said)) == word)
@@ -205,9 +179,7 @@ def baselines(folder: Path) -> dict[str, Any]:
             for key in (question.question_type, (question.question_type, category(question))):
                 numbers[key].append(float(question.ground_truth))
         else:
-            words[question.question_type][
-                dict(option.split(". ", 1) for option in question.options)[question.ground_truth]
-            ] += 1
+            words[question.question_type][question.words_of_options[question.ground_truth]] += 1
     chance, constant = collections.defaultdict(list), collections.defaultdict(list)
     for question in test:
         kind, truth = question.question_type, question.ground_truth
@@ -215,7 +187,7 @@ def baselines(folder: Path) -> dict[str, Any]:
             seen = numbers.get((kind, category(question))) or numbers[kind]
             constant[kind].append(score_answer(kind, f"{statistics.median(seen):.1f}", truth))
             continue
-        options = dict(option.split(". ", 1) for option in question.options)
+        options = question.words_of_options
         counts = {letter: words[kind][text] for letter, text in options.items()}
         best = [letter for letter, count in counts.items() if count == max(counts.values())]
         chance[kind].append(1 / len(options))

@@ -20,7 +20,7 @@ from spatial_mllm_hf.data.reasoned_answers import ReasonedAnswers, read_map
 from spatial_mllm_hf.data.scene_answers import SceneAnswers
 from spatial_mllm_hf.data.synthetic_rooms import box_corners, write_clip
 from spatial_mllm_hf.data.synthetic_scenes import SceneSettings, SyntheticScene, make_scene
-from spatial_mllm_hf.data.training_prompts import grpo_prompt, question_with_options
+from spatial_mllm_hf.data.training_prompts import question_prompt, question_with_options
 from spatial_mllm_hf.evaluation.answers import extract_answer
 from spatial_mllm_hf.evaluation.metrics import score_answer
 
@@ -45,11 +45,10 @@ def main() -> None:
     one_each = GenerationSettings.at_most(1, wording="vsibench")
     thoughts = ""
     for question in generate_questions(room.annotation, arguments.seed, one_each):
-        text = question_with_options(question)
-        said = scene.ask(grpo_prompt(text, "number" if question.is_numerical else "multiple_choice"))["generated_text"]
+        said = scene.ask(question_prompt(question, "grpo"))["generated_text"]
         answer, thoughts = extract_answer(said), thoughts or said
         score = score_answer(question.question_type, answer, question.ground_truth)
-        print(text.strip())
+        print(question_with_options(question).strip())
         _, _, steps = said.partition("</think>")[0].partition(". ")
         if steps:
             print(f"    thinks {steps}")

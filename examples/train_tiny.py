@@ -1,11 +1,13 @@
 """Trains the tiny model that comes along, from nothing, with the package's own commands and recipes.
 
-    python examples/train_tiny.py [FOLDER]
+    python examples/train_tiny.py [FOLDER] [--twin] [--seed 1]
 
 Rooms, geometry, seven stages of fine-tuning, GRPO, one after the other; what FOLDER holds already is kept, and what
-was cut off goes on. The result is FOLDER/tiny-rooms; docs/tiny-rooms.md says what it can do.
+was cut off goes on. FOLDER/tiny-rooms is the fine-tuned model as it comes along; docs/tiny-rooms.md says what it can
+do. `--twin` trains the same without geometry, another seed the last stage of fine-tuning once more, both without GRPO.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -29,7 +31,12 @@ SAMPLES = {
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "tiny")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("tiny"))
+    parser.add_argument("--twin", action="store_true", help="without geometry")
+    parser.add_argument("--seed", type=int, default=1, help="of the last stage of fine-tuning")
+    arguments = parser.parse_args()
+    folder = arguments.folder
 
     def place(name: str) -> str:
         return str(folder / name)
@@ -50,22 +57,31 @@ def main() -> None:
     if not (folder / "geometry" / "config.json").is_file():
         settings = ("--rooms", place("rooms"), "--held_out", place("rooms_held_out"), "--output_dir", place("geometry"))
         command("train", "geometry", "--config", "tiny_geometry", *settings)
-    if not (folder / "start" / "config.json").is_file():
-        command("make-tiny", place("start"), "--vggt", place("geometry"))
-    train("sft", "tiny_frames", place("start"), place("frames_model"), place("frames.jsonl"), place("frames"))
-    cache = ("--feature_cache", place("features"))
-    walks = place("sparse/videos")
-    more, letters, told = place("walks_offsets.jsonl"), place("letters.jsonl"), place("letters_told.jsonl")
-    train("sft", "tiny_walks", place("frames_model"), place("walks_model"), place("walks.jsonl"), walks, *cache)
-    train("sft", "tiny_thoughts", place("walks_model"), place("thoughts_model"), more, walks, *cache)
-    train("sft", "tiny_letters", place("thoughts_model"), place("letters_model"), told, walks)
-    train("sft", "tiny_together", place("letters_model"), place("together_model"), more, walks, *cache)
+    kind = "twin" if arguments.twin else "model"
+    start, last = ("start_twin", f"twin_{arguments.seed}") if arguments.twin else ("start", f"sft_{arguments.seed}")
+    if last == "sft_1":
+        last = "sft"  # which GRPO begins with
+    if not (folder / start / "config.json").is_file():
+        without = ("--without-geometry",) if arguments.twin else ()
+        command("make-tiny", place(start), "--vggt", place("geometry"), *without)
+    cache = ("--feature_cache", "null" if arguments.twin else place("features"))
+    walks, more, letters = place("sparse/videos"), place("walks_offsets.jsonl"), place("letters.jsonl")
     both = f"{letters}, {more}%40"
-    train("sft", "tiny_mixed", place("together_model"), place("mixed_model"), both, walks, *cache)
-    train("sft", "tiny_sft", place("mixed_model"), place("sft"), both, walks, *cache)
-    unseen = place("sparse_held_out/videos")
-    train("grpo", "tiny_grpo", place("sft"), place("grpo"), place("grpo.jsonl"), unseen)
-    slim(folder / "grpo", folder / "tiny-rooms")
+    frames, own = place("frames"), (*cache, "--seed", str(arguments.seed))
+    train("sft", "tiny_frames", place(start), place(f"frames_{kind}"), f"{frames}.jsonl", frames)
+    for recipe, before, after, samples, options in (
+        ("tiny_walks", f"frames_{kind}", f"walks_{kind}", place("walks.jsonl"), cache),
+        ("tiny_thoughts", f"walks_{kind}", f"thoughts_{kind}", more, cache),
+        ("tiny_letters", f"thoughts_{kind}", f"letters_{kind}", place("letters_told.jsonl"), ()),
+        ("tiny_together", f"letters_{kind}", f"together_{kind}", more, cache),
+        ("tiny_mixed", f"together_{kind}", f"mixed_{kind}", both, cache),
+        ("tiny_sft", f"mixed_{kind}", last, both, own),
+    ):
+        train("sft", recipe, place(before), place(after), samples, walks, *options)
+    if last == "sft":
+        unseen = place("sparse_held_out/videos")
+        train("grpo", "tiny_grpo", place("sft"), place("grpo"), place("grpo.jsonl"), unseen)
+        slim(folder / "sft", folder / "tiny-rooms")
 
 
 def rooms(number: str, frames: int, options: tuple[str, ...], out: str) -> None:

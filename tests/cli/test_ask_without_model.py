@@ -12,11 +12,12 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from spatial_mllm_hf import SpatialMLLMForConditionalGeneration
 from spatial_mllm_hf.cli.common import DEFAULT_MODEL, EMBEDDED_MODEL, load_pipeline, model_or_embedded
 from spatial_mllm_hf.data.question_generation import GenerationSettings, generate_questions
-from spatial_mllm_hf.data.reasoned_answers import ReasonedAnswers, read_map, reasoned_prompt
+from spatial_mllm_hf.data.reasoned_answers import ReasonedAnswers, read_map
 from spatial_mllm_hf.data.scene_answers import SceneAnswers
 from spatial_mllm_hf.data.spatial_questions import DIRECTION_TYPES
 from spatial_mllm_hf.data.synthetic_rooms import write_clip
 from spatial_mllm_hf.data.synthetic_scenes import SceneSettings, SyntheticScene, make_scene
+from spatial_mllm_hf.data.training_prompts import question_prompt
 from spatial_mllm_hf.training.rewards import has_form
 
 from .conftest import Command
@@ -94,9 +95,9 @@ def test_it_knows_where_things_are_in_rooms_that_it_has_never_seen(tmp_path: Pat
         for question in questions:
             if question.question_type not in DIRECTION_TYPES:
                 continue
-            said = scene.ask(reasoned_prompt(question))["generated_text"]
+            said = scene.ask(question_prompt(question, "grpo"))["generated_text"]
             assert has_form(said)
-            options = dict(option.split(". ", 1) for option in question.options or ())
+            options = question.words_of_options
             thought = said.partition("</think>")[0].rpartition(", ")[2]
             words.append(thought == options[question.ground_truth])
             by_chance.append(1 / len(options))

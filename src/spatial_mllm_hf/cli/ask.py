@@ -17,7 +17,7 @@ def ask(
     video: str = common.VideoArgument,
     question: str | None = typer.Argument(None, help="What to ask about it."),
     more: list[str] = typer.Option([], "--question", "-q", help="A question; give it several times for several."),
-    model: str | None = common.NAMED_MODEL,
+    model: str | None = common.NamedModelOption,
     frame_sampling: common.FrameSampling = common.SamplingOption,
     num_frames: int | None = common.NumFramesOption,
     max_new_tokens: int | None = common.MaxNewTokensOption,
@@ -34,8 +34,8 @@ def ask(
     if not all(text.strip() for text in questions):
         raise ValueError("The question is empty.")
     common.check_picture(contact_sheet)
-    model = common.model_or_embedded(model)
     source = common.resolve_video(video)
+    model = common.model_or_embedded(model)
     answers = []
     with common.Stages("load", "decode", "geometry", "encode") as stages:
         stages.begin("load")

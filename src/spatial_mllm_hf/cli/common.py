@@ -35,7 +35,7 @@ EngineName = Literal["local", "ray"]
 ModelOption = typer.Option(
     DEFAULT_MODEL, "--model", "-m", envvar="SPATIAL_MLLM_MODEL", help="Folder or Hub repository of a checkpoint."
 )
-NAMED_MODEL = typer.Option(
+NamedModelOption = typer.Option(
     None,
     "--model",
     "-m",

@@ -30,7 +30,7 @@ from .question_templates import Fields, parse_question, split_list
 from .relative_directions import bearings
 from .scene_answers import SceneAnswers, answer
 from .spatial_questions import QuestionType, SpatialQuestion
-from .training_prompts import grpo_prompt, question_with_options
+from .training_prompts import question_prompt, question_with_options
 
 PLACE_STEP = 0.5  # metres
 ANGLE_STEP = 15  # degrees
@@ -158,7 +158,7 @@ def reasoned_conversation(
     tag = VIDEO_TAG if image is None else IMAGE_TAG
     turns = []
     for number, question in enumerate(questions):
-        text = question_with_options(question) if is_plain else reasoned_prompt(question)
+        text = question_with_options(question) if is_plain else question_prompt(question, "grpo")
         turns.append(("human", text if number else f"{tag}\n{text}"))
         turns.append(("gpt", reasoned.answer(question, with_map=number == 0)))
     return Conversation(
@@ -168,11 +168,6 @@ def reasoned_conversation(
         turns=tuple(turns),
         metadata={"scene_name": questions[0].scene_name, "question_type": "reasoned"},
     )
-
-
-def reasoned_prompt(question: SpatialQuestion) -> str:
-    """A question with GRPO's instructions."""
-    return grpo_prompt(question_with_options(question), "number" if question.is_numerical else "multiple_choice")
 
 
 def reasoned_form(thoughts: str, answer: str) -> str:

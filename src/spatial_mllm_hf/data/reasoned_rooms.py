@@ -17,13 +17,14 @@ from safetensors import safe_open
 from ..processing.video_decoding_spatial_mllm import decode_frames
 from .conversations import Conversation
 from .question_generation import GENERATED_TYPES, GenerationSettings, generate_questions
-from .reasoned_answers import ReasonedAnswers, reasoned_conversation, reasoned_form, reasoned_prompt
+from .reasoned_answers import ReasonedAnswers, reasoned_conversation, reasoned_form
 from .scene_annotations import SceneAnnotation, read_scene_annotations
 from .scene_answers import SceneAnswers
 from .spatial_questions import SpatialQuestion
 from .synthetic_data_set import ANNOTATIONS, GEOMETRY, VIDEOS, read_rooms_settings
 from .synthetic_rooms import make_room
 from .synthetic_scenes import room_annotation, scene_seed
+from .training_prompts import question_prompt
 
 _CANDIDATES = 30  # of each task and room, to draw from
 _PLAIN_EVERY = 4  # samples of a room, of which the last has questions without instructions
@@ -121,7 +122,7 @@ def option_letters(
         turns: list[tuple[str, str]] = []
         for question in _even_share(questions, num_questions * num_samples, rng):
             letter, words = str(rng.choice(question.options or ())).split(". ", 1)
-            asked = reasoned_prompt(question) + (f"\n{words}" if told else "")
+            asked = question_prompt(question, "grpo") + (f"\n{words}" if told else "")
             turns += [("human", asked), ("gpt", reasoned_form(words, letter))]
         metadata = {"scene_name": scene.name, "question_type": "option_letters"}
         for number, first in enumerate(range(0, len(turns), 2 * num_questions)):

@@ -60,6 +60,11 @@ class SpatialQuestion:
     def is_numerical(self) -> bool:
         return self.question_type in NUMERICAL_TYPES
 
+    @property
+    def words_of_options(self) -> dict[str, str]:
+        """What each letter stands for; empty where there are no options."""
+        return dict(option.split(". ", 1) for option in self.options or ())
+
     def to_dict(self) -> dict[str, Any]:
         """A row of VSI-Bench's parquet, and `video` and `pruned` where they are known."""
         row = asdict(self)

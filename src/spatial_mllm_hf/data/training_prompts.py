@@ -55,8 +55,8 @@ def question_with_options(question: SpatialQuestion) -> str:
     return "\n".join([question.question, "Options:", *question.options, ""])
 
 
-def as_conversation(question: SpatialQuestion, style: PromptStyle) -> Conversation:
-    """A question with its answer as one training sample.
+def question_prompt(question: SpatialQuestion, style: PromptStyle) -> str:
+    """A question with its options and the instructions for its kind of answer.
 
     Raises:
         ValueError: for a style other than "sft" and "grpo".
@@ -64,7 +64,16 @@ def as_conversation(question: SpatialQuestion, style: PromptStyle) -> Conversati
     if style not in get_args(PromptStyle):
         raise ValueError(f"style must be one of {', '.join(get_args(PromptStyle))}, got {style!r}.")
     make = sft_prompt if style == "sft" else grpo_prompt
-    prompt = make(question_with_options(question), "number" if question.is_numerical else "multiple_choice")
+    return make(question_with_options(question), "number" if question.is_numerical else "multiple_choice")
+
+
+def as_conversation(question: SpatialQuestion, style: PromptStyle) -> Conversation:
+    """A question with its answer as one training sample.
+
+    Raises:
+        ValueError: for a style other than "sft" and "grpo".
+    """
+    prompt = question_prompt(question, style)
     return Conversation(
         id=question.id,
         videos=(question.video_path,),

@@ -4,7 +4,7 @@ The geometry branch needs frames; the model's inputs hold normalised patches. Cu
 the frames are put back together here and no input is added to Qwen2.5-VL's. Which images are one scene is told here
 too.
 
-Shapes: T pairs of frames (or single ones, as the patches are cut), h x w patches of p x p pixels, m x m patches merged
+Shapes: T groups of t frames (Qwen2.5-VL's pairs, or single ones), h x w patches of p x p pixels, m x m patches merged
 into a token.
 """
 
@@ -21,7 +21,7 @@ def frames_from_patches(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> torch.Tensor:
-    """Patches `[T * h * w, 3 * 2 * p * p]` of one clip or image → its frames `[2T, 3, H, W]`, float32 in [0, 1].
+    """Patches `[T * h * w, 3 * t * p * p]` of one clip or image → its frames `[t * T, 3, H, W]`, float32 in [0, 1].
 
     Args:
         patches: rows in the order of Qwen2.5-VL's processors: merge windows row by row, patches of a window row by row.
