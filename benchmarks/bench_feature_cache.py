@@ -67,14 +67,13 @@ def make_model(divisor: int, device: torch.device) -> SpatialMLLMForConditionalG
         **vision_token_ids(tokenizer),
         tie_word_embeddings=True,
     )
-    with no_init_weights():
-        model = SpatialMLLMForConditionalGeneration._from_config(
-            config, dtype=torch.float32 if device.type == "cpu" else torch.bfloat16
-        )
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    with no_init_weights(), device:  # where it is needed: random weights take a CPU a minute
+        model = SpatialMLLMForConditionalGeneration._from_config(config, dtype=dtype)
     model.tie_weights()
     for parameter in model.parameters():
         torch.nn.init.uniform_(parameter, -0.02, 0.02)
-    return model.to(device)
+    return model
 
 
 def train_steps(

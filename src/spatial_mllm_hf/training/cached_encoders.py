@@ -129,12 +129,14 @@ def fuse_cached(
         return visual
     frames_merged = model.config.vision_config.temporal_patch_size
     clips = geometry.split([frames_merged * count for count in patches])
-    fused = []
-    for tokens, features, (T, h, w) in zip(clips, visual, grids):
-        grid = tokens.view(1, frames_merged * T, h, w, -1)  # [1, S, h, w, D]
-        spatial = model.connector(_as_input_of(model.connector, grid))[0]
-        fused.append(features + scale * spatial.to(features.dtype))
-    return tuple(fused)
+    alike: dict[tuple[int, int, int], list[int]] = {}  # clips of one shape pass the connector together
+    for number, grid in enumerate(grids):
+        alike.setdefault(grid, []).append(number)
+    spatial: dict[int, torch.Tensor] = {}
+    for (T, h, w), members in alike.items():
+        tokens = torch.stack([clips[number] for number in members]).view(len(members), frames_merged * T, h, w, -1)
+        spatial.update(zip(members, model.connector(_as_input_of(model.connector, tokens))))
+    return tuple(features + scale * spatial[number].to(features.dtype) for number, features in enumerate(visual))
 
 
 def _as_input_of(module: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
