@@ -21,10 +21,12 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_samples_are_those_of_the_library(suffix: str, run: Command, rooms: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("suffix", "options"), [(".jsonl", ()), (".parquet", ("--workers", 2))])
+def test_samples_are_those_of_the_library(
+    suffix: str, options: tuple[object, ...], run: Command, rooms: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out" / f"reasoned{suffix}"
-    result = run("data", "reasoned", rooms, "--out", out, "--questions", 3, "--samples", 2, "--seed", 4)
+    result = run("data", "reasoned", rooms, "--out", out, "--questions", 3, "--samples", 2, "--seed", 4, *options)
     assert result.code == 0, result.err
     assert result.out == f"Wrote {out}: 12 questions in 4 samples on 2 rooms.\n"
     assert list(read_conversations(out)) == list(reasoned_rooms(rooms, 3, 2, 4))

@@ -233,6 +233,21 @@ def test_frames_that_cannot_be_are_refused(rooms: Path, tmp_path: Path) -> None:
     assert scene_seed(scene_name(1234567)) == 1234567
 
 
+# ---------- processes
+def test_processes_make_what_one_makes(rooms: Path, tmp_path: Path) -> None:
+    assert list(reasoned_rooms(rooms, 3, 2, 4, offsets=True, workers=2)) == list(reasoned_rooms(rooms, 3, 2, 4, True))
+    assert list(option_letters(rooms, 3, seed=1, workers=2)) == list(option_letters(rooms, 3, seed=1))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert list(reasoned_frames(rooms, two, 2, 2, workers=2)) == list(reasoned_frames(rooms, one, 2, 2))
+    assert {path.name: path.read_bytes() for path in two.iterdir()} == {
+        path.name: path.read_bytes() for path in one.iterdir()
+    }
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        list(reasoned_rooms(rooms, 1, workers=0))
+    with pytest.raises(ValueError, match="num_frames=13, but the walk of room_000000 has 12 frames"):
+        list(reasoned_frames(rooms, two, 1, 13, workers=2))
+
+
 # ---------- letters
 @pytest.mark.parametrize("told", [False, True])
 def test_letters_are_those_of_the_options_that_the_thoughts_name(

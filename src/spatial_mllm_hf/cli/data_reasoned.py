@@ -28,6 +28,7 @@ def reasoned(
     ),
     told: bool = typer.Option(False, "--told", help="With --letters: the words also end the question."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the questions."),
+    workers: int = typer.Option(1, "--workers", min=1, help="Processes."),
 ) -> None:
     """Write training samples whose answers draw a map of the room first and reason on it."""
     from ..data.conversations import write_conversations
@@ -36,16 +37,16 @@ def reasoned(
     if letters:
         if frames is not None or offsets:
             raise ValueError("--letters is of text alone: --frames and --offsets are of samples with pictures.")
-        conversations = option_letters(folder, questions, samples, seed, told)
+        conversations = option_letters(folder, questions, samples, seed, told, workers)
     elif told:
         raise ValueError("--told goes with --letters.")
     elif frames is None:
-        conversations = reasoned_rooms(folder, questions, samples, seed, offsets)
+        conversations = reasoned_rooms(folder, questions, samples, seed, offsets, workers)
     elif samples > 1 or offsets:
         name = "--samples" if samples > 1 else "--offsets"
         raise ValueError(f"{name} is of walks: a frame is one sample, --frames says how many of each room.")
     else:
-        conversations = reasoned_frames(folder, out.with_suffix(""), questions, frames, seed)
+        conversations = reasoned_frames(folder, out.with_suffix(""), questions, frames, seed, workers)
     counts: Counter[str] = Counter()
     written = write_conversations(_counted(conversations, counts), out)
     kind = "rooms" if frames is None else "frames"

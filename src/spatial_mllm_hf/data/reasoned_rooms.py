@@ -1,12 +1,14 @@
 """Training samples with true trains of thought (`reasoned_answers.py`) out of a folder of synthetic rooms.
 
 About walks, or about single frames of them: a frame shows a few things at a few places, so a model learns to find them
-there long before it finds a room's furniture in a walk.
+there long before it finds a room's furniture in a walk. What is drawn for a room follows from the seed and the room's
+name, so that rooms can be shared among processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -20,19 +22,21 @@ from .question_generation import GENERATED_TYPES, GenerationSettings, generate_q
 from .reasoned_answers import ReasonedAnswers, reasoned_conversation, reasoned_form
 from .scene_annotations import SceneAnnotation, read_scene_annotations
 from .scene_answers import SceneAnswers
+from .shared_work import share
 from .spatial_questions import SpatialQuestion
 from .synthetic_data_set import ANNOTATIONS, GEOMETRY, VIDEOS, read_rooms_settings
 from .synthetic_rooms import make_room
-from .synthetic_scenes import room_annotation, scene_seed
+from .synthetic_scenes import SceneSettings, room_annotation, scene_seed
 from .training_prompts import question_prompt
 
 _CANDIDATES = 30  # of each task and room, to draw from
 _PLAIN_EVERY = 4  # samples of a room, of which the last has questions without instructions
+_Room = tuple[SceneAnnotation, Path]  # and the file of its geometry
 _SETTINGS = GenerationSettings.at_most(_CANDIDATES, wording="vsibench")
 
 
 def reasoned_rooms(
-    folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0, offsets: bool = False
+    folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0, offsets: bool = False, workers: int = 1
 ) -> Iterator[Conversation]:
     """Samples of each room, one room after the other.
 
@@ -42,26 +46,17 @@ def reasoned_rooms(
         num_samples: of a room, each with questions drawn anew.
         seed: of the questions.
         offsets: as of `ReasonedAnswers`.
+        workers: processes.
 
     Raises:
         ValueError: for a number below 1, a folder without annotations or geometry, or damaged annotations.
     """
-    _check(num_questions=num_questions, num_samples=num_samples)
-    for scene, path in _scenes(folder):
-        with safe_open(path, framework="numpy") as file:
-            extrinsics = file.get_slice("extrinsics")[0]
-        reasoned = ReasonedAnswers(SceneAnswers(scene), extrinsics, offsets)
-        questions = generate_questions(scene, seed, _SETTINGS)
-        for number in range(num_samples):
-            rng = np.random.default_rng([seed, number, crc32(scene.name.encode())])  # another order in each room
-            chosen = _even_share(questions, num_questions, rng)
-            if chosen:
-                is_plain = number % _PLAIN_EVERY == _PLAIN_EVERY - 1
-                yield reasoned_conversation(f"{scene.name}-{number}", reasoned, chosen, is_plain)
+    _check(num_questions=num_questions, num_samples=num_samples, workers=workers)
+    yield from _of_each_room(partial(_walk_samples, num_questions, num_samples, seed, offsets), folder, workers)
 
 
 def reasoned_frames(
-    folder: Path, pictures: Path, num_questions: int, num_frames: int = 1, seed: int = 0
+    folder: Path, pictures: Path, num_questions: int, num_frames: int = 1, seed: int = 0, workers: int = 1
 ) -> Iterator[Conversation]:
     """Samples about single frames, `num_frames` of each room drawn from its walk.
 
@@ -70,36 +65,20 @@ def reasoned_frames(
 
     Args:
         pictures: folder that the frames are written to, as PNG; samples name them relative to it.
-        num_questions, seed: as for `reasoned_rooms`.
+        num_questions, seed, workers: as for `reasoned_rooms`.
 
     Raises:
         ValueError: as `reasoned_rooms`, or for more frames than a walk has.
     """
-    _check(num_questions=num_questions, num_frames=num_frames)
+    _check(num_questions=num_questions, num_frames=num_frames, workers=workers)
     rooms = read_rooms_settings(folder)
     pictures.mkdir(parents=True, exist_ok=True)
-    for scene, path in _scenes(folder):
-        with safe_open(path, framework="numpy") as file:
-            extrinsics, seen_pixels = file.get_tensor("extrinsics"), file.get_tensor("seen_pixels")
-        if num_frames > len(extrinsics):
-            raise ValueError(f"num_frames={num_frames}, but the walk of {scene.name} has {len(extrinsics)} frames")
-        room = make_room(scene_seed(scene.name), compass=rooms.compass, most_objects=rooms.most_objects)
-        rng = np.random.default_rng([seed, crc32(scene.name.encode())])
-        chosen = np.sort(rng.choice(len(extrinsics), num_frames, replace=False)).tolist()
-        frames = decode_frames(folder / VIDEOS / f"{scene.name}.mp4", chosen, num_threads=1).frames
-        shares = seen_pixels / (rooms.size[0] * rooms.size[1])
-        for number, frame in zip(chosen, frames, strict=True):
-            name = f"{scene.name}-{number}"
-            seen = room_annotation(room, shares[number : number + 1], 1.0, name, min_share=rooms.seen_share)
-            questions = _even_share(generate_questions(seen, seed, _SETTINGS), num_questions, rng)
-            if questions:
-                Image.fromarray(frame).save(pictures / f"{name}.png")
-                reasoned = ReasonedAnswers(SceneAnswers(seen), extrinsics[number])
-                yield reasoned_conversation(name, reasoned, questions, image=f"{name}.png")
+    make = partial(_frame_samples, rooms, folder / VIDEOS, pictures, num_questions, num_frames, seed)
+    yield from _of_each_room(make, folder, workers)
 
 
 def option_letters(
-    folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0, told: bool = False
+    folder: Path, num_questions: int, num_samples: int = 1, seed: int = 0, told: bool = False, workers: int = 1
 ) -> Iterator[Conversation]:
     """Samples of text alone: questions with options, the words of one by lot as thoughts, its letter as the answer.
 
@@ -111,23 +90,83 @@ def option_letters(
         num_samples: of a room; its last ones are shorter or missing if it has fewer questions.
         seed: of the questions and of the lot.
         told: the words also end the question, so that nothing has to be guessed: a smaller step to learn first.
+        workers: processes.
 
     Raises:
         ValueError: as `reasoned_rooms`.
     """
-    _check(num_questions=num_questions, num_samples=num_samples)
-    for scene, _ in _scenes(folder):
-        rng = np.random.default_rng([seed, crc32(scene.name.encode())])
-        questions = [asked for asked in generate_questions(scene, seed, _SETTINGS) if asked.options is not None]
-        turns: list[tuple[str, str]] = []
-        for question in _even_share(questions, num_questions * num_samples, rng):
-            letter, words = str(rng.choice(question.options or ())).split(". ", 1)
-            asked = question_prompt(question, "grpo") + (f"\n{words}" if told else "")
-            turns += [("human", asked), ("gpt", reasoned_form(words, letter))]
-        metadata = {"scene_name": scene.name, "question_type": "option_letters"}
-        for number, first in enumerate(range(0, len(turns), 2 * num_questions)):
-            part = tuple(turns[first : first + 2 * num_questions])
-            yield Conversation(id=f"{scene.name}-{number}", videos=(), images=(), turns=part, metadata=metadata)
+    _check(num_questions=num_questions, num_samples=num_samples, workers=workers)
+    yield from _of_each_room(partial(_letter_samples, num_questions, num_samples, seed, told), folder, workers)
+
+
+def _walk_samples(num_questions: int, num_samples: int, seed: int, offsets: bool, room: _Room) -> list[Conversation]:
+    scene, geometry = room
+    with safe_open(geometry, framework="numpy") as file:
+        extrinsics = file.get_slice("extrinsics")[0]
+    reasoned = ReasonedAnswers(SceneAnswers(scene), extrinsics, offsets)
+    questions = generate_questions(scene, seed, _SETTINGS)
+    samples = []
+    for number in range(num_samples):
+        rng = np.random.default_rng([seed, number, crc32(scene.name.encode())])  # another order in each room
+        chosen = _even_share(questions, num_questions, rng)
+        if chosen:
+            is_plain = number % _PLAIN_EVERY == _PLAIN_EVERY - 1
+            samples.append(reasoned_conversation(f"{scene.name}-{number}", reasoned, chosen, is_plain))
+    return samples
+
+
+def _frame_samples(
+    rooms: SceneSettings,
+    videos: Path,
+    pictures: Path,
+    num_questions: int,
+    num_frames: int,
+    seed: int,
+    room: _Room,
+) -> list[Conversation]:
+    scene, geometry = room
+    with safe_open(geometry, framework="numpy") as file:
+        extrinsics, seen_pixels = file.get_tensor("extrinsics"), file.get_tensor("seen_pixels")
+    if num_frames > len(extrinsics):
+        raise ValueError(f"num_frames={num_frames}, but the walk of {scene.name} has {len(extrinsics)} frames")
+    furnished = make_room(scene_seed(scene.name), compass=rooms.compass, most_objects=rooms.most_objects)
+    rng = np.random.default_rng([seed, crc32(scene.name.encode())])
+    chosen = np.sort(rng.choice(len(extrinsics), num_frames, replace=False)).tolist()
+    frames = decode_frames(videos / f"{scene.name}.mp4", chosen, num_threads=1).frames
+    shares = seen_pixels / (rooms.size[0] * rooms.size[1])
+    samples = []
+    for number, frame in zip(chosen, frames, strict=True):
+        name = f"{scene.name}-{number}"
+        seen = room_annotation(furnished, shares[number : number + 1], 1.0, name, min_share=rooms.seen_share)
+        questions = _even_share(generate_questions(seen, seed, _SETTINGS), num_questions, rng)
+        if questions:
+            Image.fromarray(frame).save(pictures / f"{name}.png")
+            reasoned = ReasonedAnswers(SceneAnswers(seen), extrinsics[number])
+            samples.append(reasoned_conversation(name, reasoned, questions, image=f"{name}.png"))
+    return samples
+
+
+def _letter_samples(num_questions: int, num_samples: int, seed: int, told: bool, room: _Room) -> list[Conversation]:
+    scene, _ = room
+    rng = np.random.default_rng([seed, crc32(scene.name.encode())])
+    questions = [asked for asked in generate_questions(scene, seed, _SETTINGS) if asked.options is not None]
+    turns: list[tuple[str, str]] = []
+    for question in _even_share(questions, num_questions * num_samples, rng):
+        letter, words = str(rng.choice(question.options or ())).split(". ", 1)
+        asked = question_prompt(question, "grpo") + (f"\n{words}" if told else "")
+        turns += [("human", asked), ("gpt", reasoned_form(words, letter))]
+    metadata = {"scene_name": scene.name, "question_type": "option_letters"}
+    parts = [tuple(turns[first : first + 2 * num_questions]) for first in range(0, len(turns), 2 * num_questions)]
+    return [
+        Conversation(id=f"{scene.name}-{number}", videos=(), images=(), turns=part, metadata=metadata)
+        for number, part in enumerate(parts)
+    ]
+
+
+def _of_each_room(make: Callable[[_Room], list[Conversation]], folder: Path, workers: int) -> Iterator[Conversation]:
+    """What is made of the rooms, in their order, however many processes make it."""
+    for samples in share(make, _scenes(folder), workers):
+        yield from samples
 
 
 def _check(**numbers: int) -> None:
@@ -136,7 +175,7 @@ def _check(**numbers: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def _scenes(folder: Path) -> Iterator[tuple[SceneAnnotation, Path]]:
+def _scenes(folder: Path) -> Iterator[_Room]:
     """Scenes of a folder of rooms, and the files of their geometry."""
     if not (folder / ANNOTATIONS).is_file():
         raise ValueError(f"{folder} has no {ANNOTATIONS}: it is not a folder of `spatial-mllm data rooms`.")

@@ -18,12 +18,9 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +30,7 @@ from safetensors.numpy import save
 
 from .question_generation import GenerationSettings, generate_questions
 from .scene_annotations import SceneAnnotation, read_scene_annotations, write_scene_annotations
+from .shared_work import share
 from .synthetic_rooms import write_clip
 from .synthetic_scenes import SceneSettings, SyntheticScene, make_scene, scene_name
 
@@ -123,7 +121,8 @@ def _make_all(
     replaced: dict[int, str] = {}
     while len(made) < num_scenes:
         first = seed + len(made) + len(replaced)
-        for number, error in _run(make, range(first, first + num_scenes - len(made)), workers):
+        numbers = range(first, first + num_scenes - len(made))
+        for number, error in zip(numbers, share(make, numbers, min(workers, len(numbers)))):
             if error is None:
                 made.append(number)
                 show(len(made), num_scenes)
@@ -133,25 +132,6 @@ def _make_all(
             reason = list(replaced.values())[-1]
             raise ValueError(f"{len(replaced)} of {len(replaced) + len(made)} seeds give no scene: {reason}")
     return sorted(made), dict(sorted(replaced.items()))
-
-
-def _run(make: Callable[[int], str | None], seeds: range, workers: int) -> Iterator[tuple[int, str | None]]:
-    """Seeds and what `make` said of them, as they are done."""
-    if workers == 1 or len(seeds) == 1:
-        yield from ((seed, make(seed)) for seed in seeds)
-        return
-    # "spawn": the process that asks may run threads, which forks do not survive.
-    with ProcessPoolExecutor(min(workers, len(seeds)), mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(make, seed): seed for seed in seeds}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                "A process that makes scenes has ended (out of memory?). What it made is kept: start again to go on."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _write_scene(folder: Path, settings: SceneSettings, geometry: bool, seed: int) -> str | None:
