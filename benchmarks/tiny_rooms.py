@@ -34,6 +34,7 @@ from spatial_mllm_hf.evaluation.answers import extract_answer
 from spatial_mllm_hf.evaluation.metrics import score_answer
 
 ROOT = Path(__file__).parents[1]
+FIRST_SEED = 2  # of the last stage of fine-tuning, as in examples/train_tiny.py
 STAGES = ("frames", "walks", "thoughts", "together")  # whose curves are drawn; letters are text alone
 TASKS = {
     "counting": ("object_counting",),
@@ -56,11 +57,11 @@ class Run(NamedTuple):
     frames: int = 8
 
 
-GRPO_RUNS = (
+OTHER_RUNS = (  # beside those of the seeds: GRPO, and other choices of frames for the model that comes along
     Run("grpo", "grpo"),
-    Run("grpo_space_aware_8", "grpo", "space_aware", 8),
-    Run("grpo_uniform_4", "grpo", "uniform", 4),
-    Run("grpo_space_aware_4", "grpo", "space_aware", 4),
+    Run("sft_space_aware_8", "sft", "space_aware", 8),
+    Run("sft_uniform_4", "sft", "uniform", 4),
+    Run("sft_space_aware_4", "sft", "space_aware", 4),
 )
 
 
@@ -69,16 +70,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("tiny"), help="what `make train-tiny` left")
     parser.add_argument("--seeds", type=int, default=3, help="of the last stage of fine-tuning")
     arguments = parser.parse_args()
-    folder, seeds = arguments.folder, range(1, arguments.seeds + 1)
+    folder, seeds = arguments.folder, range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     if not (folder / "grpo" / "config.json").is_file():
         raise SystemExit(f"{folder} holds no trained model: run `make train-tiny` first.")
     runs = []
     for seed in seeds:
         train(folder, "--seed", str(seed))
         train(folder, "--seed", str(seed), "--twin")
-        runs += [Run(f"sft_{seed}", "sft" if seed == 1 else f"sft_{seed}"), Run(f"twin_{seed}", f"twin_{seed}")]
+        fine_tuned = "sft" if seed == FIRST_SEED else f"sft_{seed}"
+        runs += [Run(f"sft_{seed}", fine_tuned), Run(f"twin_{seed}", f"twin_{seed}")]
     results: dict[str, Any] = {"baselines": baselines(folder), "geometry": geometry(folder), "seeds": list(seeds)}
-    results["runs"] = {asked.name: measure(folder, asked) for asked in (*runs, *GRPO_RUNS)}
+    results["runs"] = {asked.name: measure(folder, asked) for asked in (*runs, *OTHER_RUNS)}
     text = json.dumps(results, indent=2) + "\n"
     (ROOT / "benchmarks" / "results" / "tiny_rooms.json").write_text(text, encoding="utf-8")
     draw_scores(results, ROOT / "docs" / "tiny_rooms.png")
@@ -252,8 +254,8 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {runs['grpo']['thoughts'][name]:.{places}f} |")
     lines += ["", "| frames | uniform | space-aware |", "|---|---|---|"]
     for frames in (4, 8):
-        uniform = runs["grpo" if frames == 8 else "grpo_uniform_4"]["mean"]
-        lines.append(f"| {frames} | {uniform:.1f} | {runs[f'grpo_space_aware_{frames}']['mean']:.1f} |")
+        uniform = runs[f"sft_{FIRST_SEED}" if frames == 8 else "sft_uniform_4"]["mean"]
+        lines.append(f"| {frames} | {uniform:.1f} | {runs[f'sft_space_aware_{frames}']['mean']:.1f} |")
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """Trains the tiny model that comes along, from nothing, with the package's own commands and recipes.
 
-    python examples/train_tiny.py [FOLDER] [--twin] [--seed 1]
+    python examples/train_tiny.py [FOLDER] [--twin] [--seed 2]
 
-Rooms, geometry, seven stages of fine-tuning, GRPO, one after the other; what FOLDER holds already is kept, and what
+Rooms, geometry, eight stages of fine-tuning, GRPO, one after the other; what FOLDER holds already is kept, and what
 was cut off goes on. FOLDER/tiny-rooms is the fine-tuned model as it comes along; docs/tiny-rooms.md says what it can
 do. `--twin` trains the same without geometry, another seed the last stage of fine-tuning once more, both without GRPO.
 """
@@ -19,6 +19,8 @@ from spatial_mllm_hf import SpatialMLLMForConditionalGeneration, SpatialMLLMProc
 
 ROOMS = ("--size", "84x56", "--compass", "--seen-share", "0.004", "--geometry")
 SPARSE = (*ROOMS, "--most-objects", "8")
+WORKERS = ("--workers", "2")
+FIRST_SEED = 2  # of the last stage; the one before has 1
 HELD_OUT, TEST = ("--seed", "1000000"), ("--seed", "2000000")  # no room is in two of the sets
 
 SAMPLES = {
@@ -34,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("tiny"))
     parser.add_argument("--twin", action="store_true", help="without geometry")
-    parser.add_argument("--seed", type=int, default=1, help="of the last stage of fine-tuning")
+    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the last stage of fine-tuning")
     arguments = parser.parse_args()
     folder = arguments.folder
 
@@ -48,7 +50,7 @@ def main() -> None:
     rooms("60", 64, (*SPARSE, *TEST, "--questions", "--max-questions", "1"), place("sparse_test"))
     for samples, options in SAMPLES.items():
         if not (folder / samples).is_file():
-            command("data", "reasoned", place("sparse"), *options, "--out", place(samples))
+            command("data", "reasoned", place("sparse"), *options, *WORKERS, "--out", place(samples))
     if not (folder / "grpo.jsonl").is_file():
         caps = [f"--max-{name}=2" for name in ("absolute-distance", "relative-distance", "relative-direction", "other")]
         questions = ("--style", "grpo", "--wording", "vsibench", "--out", place("grpo.jsonl"))
@@ -59,7 +61,7 @@ def main() -> None:
         command("train", "geometry", "--config", "tiny_geometry", *settings)
     kind = "twin" if arguments.twin else "model"
     start, last = ("start_twin", f"twin_{arguments.seed}") if arguments.twin else ("start", f"sft_{arguments.seed}")
-    if last == "sft_1":
+    if last == f"sft_{FIRST_SEED}":
         last = "sft"  # which GRPO begins with
     if not (folder / start / "config.json").is_file():
         without = ("--without-geometry",) if arguments.twin else ()
@@ -75,7 +77,8 @@ def main() -> None:
         ("tiny_letters", f"thoughts_{kind}", f"letters_{kind}", place("letters_told.jsonl"), ()),
         ("tiny_together", f"letters_{kind}", f"together_{kind}", more, cache),
         ("tiny_mixed", f"together_{kind}", f"mixed_{kind}", both, cache),
-        ("tiny_sft", f"mixed_{kind}", last, both, own),
+        ("tiny_more", f"mixed_{kind}", f"more_{kind}", both, cache),
+        ("tiny_sft", f"more_{kind}", last, both, own),
     ):
         train("sft", recipe, place(before), place(after), samples, walks, *options)
     if last == "sft":
