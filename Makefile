@@ -25,7 +25,7 @@ demo: $(INSTALLED)
 	@rm -rf $(OUT)
 	@$(BIN)/python examples/tiny_room.py $(OUT)
 
-## That model from nothing: rooms, geometry, fine-tuning, GRPO. About three hours of one core; goes on after a kill.
+## That model from nothing: rooms, geometry, fine-tuning, GRPO. About three and a half hours of one core; goes on after a kill.
 train-tiny: $(INSTALLED)
 	@$(BIN)/python examples/train_tiny.py $(TINY)
 

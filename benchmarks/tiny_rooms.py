@@ -301,7 +301,7 @@ def draw_curves(folder: Path, path: Path) -> None:
     grpo_axes.set(title="GRPO: rewards and KL", xlabel="steps")
     for axes in (geometry_axes, sft_axes, grpo_axes):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, **({"loc": "center right"} if axes is grpo_axes else {}))
+        axes.legend(frameon=False, fontsize=8, **({"bbox_to_anchor": (1, 0.95)} if axes is grpo_axes else {}))
     figure.savefig(path, dpi=110)
 
 
