@@ -32,9 +32,10 @@ from spatial_mllm_hf.data.vsibench_questions import read_vsibench_questions
 from spatial_mllm_hf.evaluation.answer_log import read_answers
 from spatial_mllm_hf.evaluation.answers import extract_answer
 from spatial_mllm_hf.evaluation.metrics import score_answer
+from spatial_mllm_hf.training.recipes import read_recipe
 
 ROOT = Path(__file__).parents[1]
-FIRST_SEED = 2  # of the last stage of fine-tuning, as in examples/train_tiny.py
+FIRST_SEED: int = read_recipe("tiny_sft")["seed"]  # of the last stage of fine-tuning; the others follow it
 STAGES = ("frames", "walks", "thoughts", "together")  # whose curves are drawn; letters are text alone
 TASKS = {
     "counting": ("object_counting",),
@@ -103,21 +104,11 @@ def measure(folder: Path, asked: Run) -> dict[str, Any]:
     """Scores by task, in percent, as the code of Spatial-MLLM reads answers; counts also by exact match."""
     out = folder / "results" / asked.name
     data = folder / "sparse_test"
-    run(
-        *(
-            "-m",
-            "spatial_mllm_hf.cli.main",
-            "eval",
-            "vsibench",
-            "--data",
-            str(data / "questions.jsonl"),
-            "--videos",
-            str(data / "videos"),
-        ),
-        *("--model", str(folder / asked.model), "--prompt", "grpo", "--max-new-tokens", "256", "--batch-size", "9"),
-        *("--frame-sampling", asked.sampling, "--num-frames", str(asked.frames), "--num-candidate-frames", "64"),
-        *("--out", str(out)),
-    )
+    questions = ("--data", str(data / "questions.jsonl"), "--videos", str(data / "videos"), "--prompt", "grpo")
+    frames = ("--frame-sampling", asked.sampling, "--num-frames", str(asked.frames), "--num-candidate-frames", "64")
+    generation = ("--model", str(folder / asked.model), "--max-new-tokens", "256", "--batch-size", "9")
+    evaluate = ("-m", "spatial_mllm_hf.cli.main", "eval", "vsibench")
+    run(*evaluate, *questions, *frames, *generation, "--out", str(out))
     said = {name: answer.prediction or "" for name, answer in read_answers(out).items()}
     return scores(folder, said) | {"thoughts": thoughts(folder, said)}
 

@@ -31,5 +31,6 @@ def share(work: Callable[[Piece], Result], pieces: Iterable[Piece], workers: int
             yield from pool.map(work, pieces)
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                "One of the processes that share the work has ended (out of memory?). Start again to go on."
+                "One of the processes that share the work has ended (out of memory?). "
+                "Start again: what is complete on disk is kept."
             ) from error
